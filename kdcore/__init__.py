@@ -1,0 +1,62 @@
+"""kdcore: distil any PyTorch teacher into any PyTorch student, with methods as plugins.
+
+The names below are the public ones; everything else may change. They are imported when they are
+first used, so that the command line starts without PyTorch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from kdcore.adapters import AveragePool as AveragePool
+    from kdcore.adapters import Flatten as Flatten
+    from kdcore.adapters import Resize as Resize
+    from kdcore.adapters import pool_to_narrower as pool_to_narrower
+    from kdcore.adapters import regressor as regressor
+    from kdcore.api import Result as Result
+    from kdcore.api import distill as distill
+    from kdcore.distiller import Distiller as Distiller
+    from kdcore.distiller import Losses as Losses
+    from kdcore.errors import KdcoreError as KdcoreError
+    from kdcore.hookspecs import AuxiliaryLoss as AuxiliaryLoss
+    from kdcore.hookspecs import hookimpl as hookimpl
+    from kdcore.losses import require_same_classes as require_same_classes
+    from kdcore.losses import require_same_shape as require_same_shape
+    from kdcore.losses import squared_error as squared_error
+    from kdcore.signals import Adapters as Adapters
+    from kdcore.signals import Features as Features
+    from kdcore.signals import Setup as Setup
+    from kdcore.signals import Shapes as Shapes
+    from kdcore.signals import State as State
+    from kdcore.signals import Taps as Taps
+    from kdcore.strategy import Recommended as Recommended
+    from kdcore.strategy import Strategy as Strategy
+    from kdcore.strategy import StrategySettings as StrategySettings
+    from kdcore.strategy import Tap as Tap
+    from kdcore.strategy import auto as auto
+
+_HOMES = {
+    "adapters": ("AveragePool", "Flatten", "Resize", "pool_to_narrower", "regressor"),
+    "api": ("Result", "distill"),
+    "distiller": ("Distiller", "Losses"),
+    "errors": ("KdcoreError",),
+    "hookspecs": ("AuxiliaryLoss", "hookimpl"),
+    "losses": ("require_same_classes", "require_same_shape", "squared_error"),
+    "signals": ("Adapters", "Features", "Setup", "Shapes", "State", "Taps"),
+    "strategy": ("Recommended", "Strategy", "StrategySettings", "Tap", "auto"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(["__version__", *_HOME])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'kdcore' has no attribute {name!r}")
+    return getattr(import_module(f"kdcore.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,128 @@
+"""The life of a run until it can learn, in the one order that works.
+
+Place the models, ask for taps, probe, build adapters, freeze the teachers, set the taps. What
+comes after, the optimizer, is the trainer's: it needs every parameter that was built here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdcore.ensemble import Ensemble, Member
+from kdcore.errors import ModelError
+from kdcore.part import Part
+from kdcore.randomness import isolated, stream
+from kdcore.signals import Setup
+from kdcore.survey import Roles, Survey, to_device
+from kdcore.taps import TapRecorder
+from kdcore.teacher import FrozenTeacher
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A run that can compute losses.
+
+    Attributes:
+        parts: what each strategy owns, in the order of the configuration.
+        student: the student with its taps set.
+        teachers: the frozen teachers by name.
+        setup: what strategies are told.
+        automatic: by ``"student"``, and each teacher's name, the taps that were found by kind.
+    """
+
+    parts: tuple[Part, ...]
+    student: TapRecorder
+    teachers: Mapping[str, FrozenTeacher]
+    setup: Setup
+    automatic: Mapping[str, Mapping[str, tuple[str, ...]]]
+
+
+def assemble(
+    student: nn.Module,
+    teachers: Mapping[str, nn.Module],
+    ensemble: Ensemble,
+    samples: tuple[Any, Any],
+    setup: Setup,
+    seed: int,
+    device: torch.device,
+) -> Assembly:
+    """Set up a run.
+
+    Args:
+        student: the model to train.
+        teachers: the models to learn from, by name.
+        ensemble: the strategies.
+        samples: a few samples as the student, and as the teachers, are given them.
+        setup: what strategies are told.
+        seed: of adapters' weights and strategies' streams.
+        device: where all of it runs.
+
+    Raises:
+        ModelError: models share weights, or a probe is needed and there is no sample.
+        TapError: a tap does not exist, did not run, or cannot be found automatically.
+        StrategyError: a strategy broke its contract.
+    """
+    _check_apart(student, teachers)
+    for model in (student, *teachers.values()):
+        model.to(device)
+    learner = Survey(student, to_device(samples[0], device), "student")
+    surveys = {
+        name: Survey(teacher, to_device(samples[1], device), _where(name, teachers))
+        for name, teacher in teachers.items()
+    }
+    taps: dict[Member, tuple[Roles, Roles]] = {}
+    for member in ensemble.members:
+        asked = ensemble.extract_features(member, setup)
+        taps[member] = (
+            learner.resolve(asked.student),
+            surveys[member.teacher].resolve(asked.teacher),
+        )
+    if taps:
+        learner.shapes({})
+        setup = setup.with_class_count(learner.class_count)
+    parts = []
+    for member, (own, others) in taps.items():
+        shapes = learner.shapes(own), surveys[member.teacher].shapes(others)
+        with isolated(seed, member.label, "adapters"):
+            adapters = ensemble.adapt_shapes(member, setup, *shapes)
+        generator = stream(seed, member.label, "loss", device=device)
+        part = Part(member, own, others, adapters, generator)
+        part.to(device, _dtype(student))
+        part.state.move(device)
+        parts.append(part)
+    return Assembly(
+        tuple(parts),
+        TapRecorder(student, learner.wanted, learner.where, learner.keep),
+        {
+            name: FrozenTeacher(survey.model, survey.wanted, survey.where, survey.keep)
+            for name, survey in surveys.items()
+        },
+        setup,
+        {
+            name: {kind: tuple(map(str, found)) for kind, found in survey.automatic.items()}
+            for name, survey in (("student", learner), *surveys.items())
+        },
+    )
+
+
+def _check_apart(student: nn.Module, teachers: Mapping[str, nn.Module]) -> None:
+    own = {id(parameter) for parameter in student.parameters()}
+    for name, teacher in teachers.items():
+        if any(id(parameter) in own for parameter in teacher.parameters()):
+            raise ModelError(
+                f"student and {_where(name, teachers)} share weights: training one would change "
+                "the other; hand over a copy (copy.deepcopy)"
+            )
+
+
+def _where(name: str, teachers: Mapping[str, nn.Module]) -> str:
+    return "teacher" if len(teachers) == 1 else f"teacher {name}"
+
+
+def _dtype(student: nn.Module) -> torch.dtype:
+    """Return the precision of adapters and losses: float32, or float64 for such a student."""
+    first = next((p for p in student.parameters() if p.is_floating_point()), None)
+    return torch.float64 if first is not None and first.dtype == torch.float64 else torch.float32

@@ -1,0 +1,218 @@
+"""Which strategies and wrappers are installed, read from metadata; only what is chosen is imported.
+
+A plugin is code: loading one runs it. Listing does not.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, distributions
+from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from kdcore.errors import CatalogError, unknown
+from kdcore.strategy import API_VERSION, Strategy
+
+STRATEGIES = "kdcore.strategies"
+WRAPPERS = "kdcore.wrappers"
+BLOCK_VARIABLE = "KDCORE_BLOCK"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The distribution that something comes from; printed as ``name version``."""
+
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}".strip()
+
+
+UNPACKAGED = Origin("not from a package", "")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """An installed plugin, as its metadata has it.
+
+    Attributes:
+        name: the name that users select it by.
+        origin: its distribution and version.
+        summary: the distribution's one-line description.
+        target: what would be imported, ``module:attribute``.
+        problem: why it cannot be used, as far as metadata tell; empty where it can.
+    """
+
+    name: str
+    origin: Origin
+    summary: str
+    target: str
+    problem: str = ""
+
+
+class Catalog:
+    """The installed plugins of one group.
+
+    Args:
+        group: entry-point group.
+        blocked: names that must not be loaded, beside those of the variable KDCORE_BLOCK.
+    """
+
+    def __init__(self, group: str = STRATEGIES, blocked: Iterable[str] = ()) -> None:
+        self.group = group
+        environment = os.environ.get(BLOCK_VARIABLE, "")
+        self.blocked = {*blocked, *filter(None, re.split(r"[,\s]+", environment))}
+        self._found = _discover(group)
+
+    def listings(self) -> list[Listing]:
+        """Return all installed plugins by name, without importing any."""
+        return [
+            Listing(
+                printable(entry.name),
+                origin,
+                printable(summary),
+                printable(entry.value),
+                self._problem(entry, origin, requirement),
+            )
+            for entry, origin, summary, requirement in self._found
+        ]
+
+    def _problem(self, entry: EntryPoint, origin: Origin, requirement: Requirement | None) -> str:
+        if entry.name in self.blocked:
+            return f"blocked by name ({BLOCK_VARIABLE})"
+        others = [o for e, o, _, _ in self._found if e.name == entry.name and o != origin]
+        if others:
+            return f"its name is claimed by {' and '.join(map(str, others))} too"
+        if requirement is not None and not requirement.specifier.contains(
+            own_version(), prereleases=True
+        ):
+            return f"it needs {requirement}, this is kdcore {own_version()}"
+        if not re.fullmatch(r"[\w.]+:[\w.]+", entry.value):
+            return f"its entry point {entry.value!r} is not module:attribute"
+        return ""
+
+    def load(self, name: str) -> tuple[Any, Origin]:
+        """Import the plugin of one name.
+
+        Args:
+            name: its name, or ``distribution:name`` where two distributions claim one.
+
+        Raises:
+            CatalogError: unknown, blocked, claimed twice, made for another kdcore, or it failed
+                while it was imported.
+        """
+        distribution, _, bare = name.rpartition(":")
+        found = [
+            item
+            for item in self._found
+            if item[0].name == bare
+            and (not distribution or _same(item[1].distribution, distribution))
+        ]
+        if bare in self.blocked:
+            raise CatalogError(f"{name!r} is blocked by name ({BLOCK_VARIABLE})")
+        if not found:
+            raise self._unknown(name)
+        if len(found) > 1:
+            claims = " and ".join(str(origin) for _, origin, _, _ in found)
+            raise CatalogError(
+                f"{bare!r} is claimed by {claims}; say which: {found[0][1].distribution}:{bare}"
+            )
+        entry, origin, _, requirement = found[0]
+        if requirement is not None and not requirement.specifier.contains(
+            own_version(), prereleases=True
+        ):
+            raise CatalogError(
+                f"{name!r} ({origin}) needs {requirement}, this is kdcore {own_version()}"
+            )
+        return _import(entry, origin), origin
+
+    def _unknown(self, name: str) -> CatalogError:
+        kind = self.group.removeprefix("kdcore.").replace("strategies", "strategy").rstrip("s")
+        names = [entry.name for entry, *_ in self._found]
+        message = unknown(kind, name, names)
+        if re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            message += f"; if it exists, install it: pip install kdcore-{name}"
+        return CatalogError(message)
+
+
+def load_strategy(name: str, catalog: Catalog) -> tuple[type[Strategy], Origin]:
+    """Import the strategy of one name and check that it is one.
+
+    Raises:
+        CatalogError: as `Catalog.load`; or what was imported is no `Strategy` of this API.
+    """
+    loaded, origin = catalog.load(name)
+    if not (isinstance(loaded, type) and issubclass(loaded, Strategy)):
+        raise CatalogError(
+            f"{name!r} ({origin}) is {type(loaded).__name__} {printable(repr(loaded))[:80]}, "
+            "not a subclass of kdcore.Strategy"
+        )
+    if loaded.api_version != API_VERSION:
+        raise CatalogError(
+            f"{name!r} ({origin}) is written for API {loaded.api_version}, "
+            f"this kdcore has {API_VERSION}"
+        )
+    return loaded, origin
+
+
+def printable(text: str) -> str:
+    """Return text from somebody's metadata with what a terminal might obey made visible."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def own_version() -> str:
+    """Return the version of the installed kdcore."""
+    from kdcore import __version__
+
+    return __version__
+
+
+def _discover(group: str) -> Sequence[tuple[EntryPoint, Origin, str, Requirement | None]]:
+    # importlib.metadata.entry_points drops the second of two distributions that claim one name.
+    found = {}
+    for distribution in distributions():
+        for entry in distribution.entry_points:
+            if entry.group != group:
+                continue
+            origin = Origin(
+                printable(distribution.metadata["Name"] or "unnamed"),
+                printable(distribution.version or "0"),
+            )
+            key = (entry.name, canonicalize_name(origin.distribution))
+            # The first on the path is what Python would import; a shadowed copy is no rival.
+            if key not in found:
+                summary = distribution.metadata["Summary"] or ""
+                found[key] = (entry, origin, summary, _requirement(distribution.requires or []))
+    return sorted(found.values(), key=lambda item: (item[0].name, item[1].distribution))
+
+
+def _requirement(requires: Iterable[str]) -> Requirement | None:
+    for line in requires:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            continue
+        if canonicalize_name(requirement.name) == "kdcore" and requirement.marker is None:
+            return requirement
+    return None
+
+
+def _same(one: str, other: str) -> bool:
+    return canonicalize_name(one) == canonicalize_name(other)
+
+
+def _import(entry: EntryPoint, origin: Origin) -> Any:
+    try:
+        return entry.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may well call sys.exit
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CatalogError(
+            f"{printable(entry.name)!r} ({origin}) cannot be imported from "
+            f"{printable(entry.value)}: {printable(reason)}"
+        ) from error

@@ -1,0 +1,313 @@
+"""The one module that holds student, adapters and strategies, and computes all losses.
+
+It knows the hooks through the ensemble, and nothing of batches, optimizers or epochs beyond what
+strategies are told. Methods are elsewhere: the core knows none.
+"""
+
+import weakref
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from kdcore.assembly import Assembly, assemble
+from kdcore.catalog import Catalog
+from kdcore.ensemble import AuxiliaryLoss, Ensemble, Member
+from kdcore.errors import ConfigError, ModelError, StrategyError, UserError
+from kdcore.part import Part, full_precision
+from kdcore.selection import Entry, agreed_task_weight, select
+from kdcore.signals import Setup
+from kdcore.survey import device_of
+from kdcore.taps import logits_of
+from kdcore.tasks import Classification, Counts, Task, no_targets
+from kdcore.teacher import Signals
+
+
+@dataclass(frozen=True)
+class Losses:
+    """All losses of one forward pass, each a tensor without dimensions.
+
+    Attributes:
+        total: ``task_weight * task`` plus the weighted sum of `auxiliary`; call ``backward`` on it.
+        task: the task's loss, unweighted.
+        auxiliary: by label, unweighted; ``label.part`` where a strategy returns several.
+        weights: by label, what each of `auxiliary` is weighted with.
+        logits: the student's, ``[batch, classes]``, without gradient.
+    """
+
+    total: Tensor
+    task: Tensor
+    auxiliary: Mapping[str, Tensor]
+    weights: Mapping[str, float]
+    logits: Tensor
+
+
+class Distiller(nn.Module):
+    """Computes a student's task loss and its strategies' auxiliary losses in one call.
+
+    Its parameters are those of student, adapters and losses, to be handed to one optimizer; its
+    state dict holds them and the strategies' memory. The teachers are no part of either.
+
+    Args:
+        teacher: the model to learn from, or several by name; None for a student alone.
+        student: the model to train.
+        strategies: names, mappings with ``name``, optionally ``weight``, ``label``, ``teacher``
+            and the method's settings, or `Strategy` instances.
+        task_weight: weight of the task's loss; if not given, what the strategies' papers use
+            where they agree, otherwise 1.
+        sample_input: some input of the student, whose first two samples show the shapes.
+        teacher_sample_input: the same samples as the teacher is given them, where that differs.
+        setup: sample count, class count or targets, for methods that ask for them.
+        task: the student's task; classification if not given.
+        seed: of the adapters' weights and the strategies' random streams.
+        device: where to place all models; the student's own device if not given.
+        catalog: where strategies' names are looked up; what is installed if not given.
+        wrappers: hook wrappers by name, see `kdcore.hookspecs`.
+
+    Raises:
+        ConfigError, CatalogError: an entry of `strategies` is wrong, or not installed.
+        ModelError: a model is not fit to take part.
+        TapError: a tap does not exist, did not run, or cannot be found automatically.
+        StrategyError: a strategy broke the contract of the hooks.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module | Mapping[str, nn.Module] | None,
+        student: nn.Module,
+        strategies: Iterable[Entry] = (),
+        *,
+        task_weight: float | None = None,
+        sample_input: Any = None,
+        teacher_sample_input: Any = None,
+        setup: Setup | None = None,
+        task: Task | None = None,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        catalog: Catalog | None = None,
+        wrappers: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__()
+        teachers = _named(teacher)
+        members = select(strategies, teachers, catalog)
+        if task_weight is not None and not 0 <= task_weight < float("inf"):
+            raise ConfigError(f"task_weight must be a number from 0, got {task_weight}")
+        self.task = task or Classification()
+        self.task_weight = agreed_task_weight(members) if task_weight is None else task_weight
+        self.epoch = 0
+        self.step = 0
+        self._ensemble = Ensemble(members, wrappers)
+        if teacher_sample_input is None:
+            teacher_sample_input = sample_input
+        self._assembly = assemble(
+            student,
+            {name: teachers[name] for name in teachers if _is_used(name, members)},
+            self._ensemble,
+            (sample_input, teacher_sample_input),
+            setup or Setup(),
+            seed,
+            device_of(student) if device is None else torch.device(device),
+        )
+        self.student = student
+        self.strategies = nn.ModuleDict({part.member.label: part for part in self._parts})
+        self._release = weakref.finalize(self, _release, self._assembly)
+
+    @property
+    def _parts(self) -> tuple[Part, ...]:
+        return self._assembly.parts
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The strategies of this run, in their order."""
+        return self._ensemble.members
+
+    @property
+    def automatic_taps(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+        """The taps that `auto` found, by ``"student"`` or teacher's name, and kind."""
+        return self._assembly.automatic
+
+    def teacher_signals(self, inputs: Any) -> dict[str, Signals]:
+        """Run every teacher that a strategy is bound to on one batch, without gradients."""
+        return {
+            name: teacher.signals(inputs) for name, teacher in self._assembly.teachers.items()
+        }
+
+    def forward(
+        self,
+        inputs: Any,
+        targets: Tensor | None = None,
+        *,
+        indices: Tensor | None = None,
+        teacher_inputs: Any = None,
+        signals: Mapping[str, Signals] | None = None,
+        counts: Counts | None = None,
+    ) -> Losses:
+        """Compute all losses of one batch.
+
+        Args:
+            inputs: what the student is given: a tensor ``[batch, ...]``, a tuple or a mapping.
+            targets: ``int64 [batch]``; -100, or None for all, where a sample has no label.
+            indices: ``int64 [batch]``, each sample's index in the training set, for methods
+                that remember samples.
+            teacher_inputs: the same samples as the teacher is given them, where that differs.
+            signals: what the teachers say of the batch, where it is known already.
+            counts: by what means are divided, for a batch that is a part of an optimizer step;
+                see `Task.count`. If not given, the batch is the whole step.
+
+        Returns:
+            `Losses`; with gradients to the student, the adapters and the losses' own modules.
+
+        Raises:
+            TapError: a tapped module did not run, or ran more than once.
+            StrategyError: a strategy failed, or returned what is no loss.
+        """
+        observation = self._assembly.student(inputs)
+        logits = logits_of(observation.output)
+        if logits is None:
+            raise ModelError(
+                "the student's output holds no logits: expected a tensor, a tuple that begins "
+                f"with one, or an object with .logits, got {type(observation.output).__name__}"
+            )
+        if targets is None:
+            targets = no_targets(len(logits), logits.device)
+        here = self.task.count(len(logits), targets)
+        counts = counts or here
+        if signals is None:
+            signals = self.teacher_signals(inputs if teacher_inputs is None else teacher_inputs)
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = full_precision(logits)
+            task = self.task.loss(logits, targets).sum() / counts.labelled.clamp(min=1)
+            rows = self.task.rows(logits, targets)
+            auxiliary: dict[str, Tensor] = {}
+            weights: dict[str, float] = {}
+            for part in self._parts:
+                loss = self._auxiliary(part, observation.activations, rows, signals, targets, indices)
+                for label, value in _labelled(part.member, loss):
+                    auxiliary[label] = self._mean(part.member, label, value, here, counts)
+                    weights[label] = part.member.weight
+            total = self.task_weight * task
+            for label, value in auxiliary.items():
+                total = total + weights[label] * value
+        return Losses(total, task, auxiliary, weights, logits.detach())
+
+    def _auxiliary(
+        self,
+        part: Part,
+        activations: Mapping[Any, Tensor],
+        rows: Tensor,
+        signals: Mapping[str, Signals],
+        targets: Tensor,
+        indices: Tensor | None,
+    ) -> AuxiliaryLoss:
+        if indices is None:
+            if self._ensemble.wants(part.member, "indices"):
+                raise UserError(
+                    f"strategy {part.member.label!r} remembers samples: pass indices=, each "
+                    "sample's index in the training set"
+                )
+            indices = torch.arange(len(targets), device=targets.device)
+        heard = signals[part.member.teacher]
+        logits = heard.logits
+        if logits is not None:
+            logits = self.task.rows(full_precision(logits), targets)
+        return self._ensemble.compute_auxiliary_loss(
+            part.member,
+            setup=self._assembly.setup,
+            student=part.student_features(activations, rows),
+            teacher=part.teacher_features(heard.activations, logits),
+            modules=part.trained,
+            state=part.state,
+            targets=targets,
+            indices=indices,
+            epoch=self.epoch,
+            step=self.step,
+            generator=part.generator,
+        )
+
+    def _mean(
+        self, member: Member, label: str, value: Tensor, here: Counts, counts: Counts
+    ) -> Tensor:
+        """Divide a strategy's loss by what the whole optimizer step holds."""
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise StrategyError(f"{member}: the loss {label!r} is {kind}, not a floating tensor")
+        if torch.is_grad_enabled() and member.weight and not value.requires_grad:
+            raise StrategyError(
+                f"{member}: the loss {label!r} has no gradient; it must depend on the student"
+            )
+        if value.ndim == 0:
+            return value * (here.samples / counts.samples)
+        if value.shape == (here.samples,):
+            return value.sum() / counts.samples
+        if value.shape == (here.rows,):
+            return value.sum() / counts.rows
+        raise StrategyError(
+            f"{member}: the loss {label!r} is {list(value.shape)}; return one value a sample "
+            f"[{here.samples}], one a row [{here.rows}], or a scalar"
+        )
+
+    def advance(self) -> None:
+        """Say that the optimizer has stepped: memory that strategies handed back takes effect.
+
+        Call it once after each ``optimizer.step()``; set `epoch` where strategies depend on it.
+        """
+        self.step += 1
+        for part in self._parts:
+            part.state.commit()
+
+    def close(self) -> None:
+        """Take all hooks off the models and put the teachers' modes back; repeatable."""
+        self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what is no parameter: steps, strategies' memory and random streams."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "state": {part.member.label: dict(part.state) for part in self._parts},
+            "generators": {part.member.label: part.generator.get_state() for part in self._parts},
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take back what `get_extra_state` returned."""
+        self.epoch = state["epoch"]
+        self.step = state["step"]
+        for part in self._parts:
+            part.state.load(state["state"][part.member.label])
+            part.generator.set_state(state["generators"][part.member.label])
+
+
+def _release(assembly: Assembly) -> None:
+    assembly.student.remove()
+    for teacher in assembly.teachers.values():
+        teacher.release()
+
+
+def _named(teacher: nn.Module | Mapping[str, nn.Module] | None) -> Mapping[str, nn.Module]:
+    if teacher is None:
+        return {}
+    if isinstance(teacher, nn.Module):
+        return {"teacher": teacher}
+    return teacher
+
+
+def _is_used(name: str, members: Collection[Member]) -> bool:
+    return any(member.teacher == name for member in members)
+
+
+def _labelled(member: Member, loss: AuxiliaryLoss) -> Iterator[tuple[str, Tensor]]:
+    if not isinstance(loss, Mapping):
+        yield member.label, loss
+        return
+    if not loss:
+        raise StrategyError(f"{member}: compute_auxiliary_loss returned an empty mapping")
+    for name, value in loss.items():
+        yield f"{member.label}.{name}", value

@@ -1,0 +1,74 @@
+"""What can go wrong, and the exit code that each kind of failure has on the command line.
+
+An error of this module is one line for a person: what was found, where, and what to do.
+Anything else that escapes is a bug in kdcore and keeps its traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class KdcoreError(Exception):
+    """Base of every error that kdcore raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(KdcoreError, ValueError):
+    """Something that was typed or handed over cannot be used as it is."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A key or value of an experiment, or a strategy's setting, is wrong."""
+
+
+class DataError(UserError):
+    """A data set is missing, unreadable, empty or does not fit its models."""
+
+
+class ModelError(UserError):
+    """A model cannot be built or loaded, or does not fit its data."""
+
+
+class TapError(UserError):
+    """A place in a model does not exist, never ran, or ran more than once."""
+
+
+class CatalogError(UserError):
+    """A strategy is not installed, blocked, claimed twice or cannot be loaded."""
+
+
+class RunError(KdcoreError):
+    """A run failed after it had begun: nothing that was handed over explains it."""
+
+    exit_code = 3
+
+
+class StrategyError(RunError):
+    """A strategy breaks the contract of `kdcore.hookspecs`, or raised an exception."""
+
+
+class NonFiniteLossError(RunError):
+    """A loss became infinite or not a number; nothing was saved after it did."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Name what is unknown, the nearest names that are known, and all of them where they are few.
+
+    Args:
+        kind: what the name was looked up as, such as ``"strategy"``.
+        name: the name that was not found.
+        known: the names that would have been.
+    """
+    choices = sorted(set(known))
+    nearest = get_close_matches(name, choices, n=3, cutoff=0.5)
+    message = f"unknown {kind} {name!r}"
+    if nearest:
+        message += "; did you mean " + " or ".join(map(repr, nearest)) + "?"
+    if choices and len(choices) <= 12:
+        message += f" (known: {', '.join(choices)})"
+    elif not choices:
+        message += " (there is none)"
+    return message

@@ -1,0 +1,242 @@
+"""What an experiment file may say: every key, its type, its bounds and its default.
+
+Reading and writing such files is in `configfile`; what the keys do is where they are used.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+LABEL = r"[A-Za-z0-9_][A-Za-z0-9_+@-]*"
+
+
+class Section(BaseModel):
+    """A table of an experiment file: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+class DataConfig(Section):
+    """Where the images come from, how they are split, and which labels the student may see."""
+
+    name: Literal["digits", "cifar10", "cifar100", "folder", "csv"] = Field(
+        "digits", description="which kind of data"
+    )
+    root: Path | None = Field(
+        None, description="the folder that holds the data; for csv the file of paths and labels"
+    )
+    labels: int | None = Field(
+        None, ge=1, description="keep this many labels for the students, the same share a class"
+    )
+    limit: int | None = Field(
+        None, ge=1, description="use only the first so many images, in training and in test"
+    )
+    validation: float = Field(
+        0.0, ge=0, lt=1, description="share of the training images held out to choose weights on"
+    )
+    test_share: float = Field(
+        0.2, gt=0, lt=1, description="share held out for testing where the data has no test part"
+    )
+    split_seed: Seed = Field(0, description="seed of every split that kdcore makes")
+    group_by: str | None = Field(
+        None,
+        description="regular expression on the relative path; files whose first group (or whole "
+        "match) is equal stay on one side of a split",
+    )
+    skip_unreadable: bool = Field(
+        False, description="leave out images that cannot be read, and list them, instead of failing"
+    )
+
+    @field_validator("group_by")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from None
+        return pattern
+
+    @model_validator(mode="after")
+    def _root_where_needed(self) -> Self:
+        if self.root is None and self.name != "digits":
+            raise ValueError(f"data.name = {self.name!r} needs data.root (--root DIR)")
+        return self
+
+
+class ModelConfig(Section):
+    """A model by name, and where its weights begin."""
+
+    model: str = Field(
+        min_length=1,
+        description="deepnn, lightnn, torchvision/NAME or package.module:callable",
+    )
+    weights: Path | None = Field(None, description="file of weights to begin with")
+    image_size: int | None = Field(
+        None, ge=1, description="side in pixels of the square images that the model is given"
+    )
+    mean: tuple[float, float, float] = Field(
+        (0.485, 0.456, 0.406), description="subtracted from each channel, of values in 0 to 1"
+    )
+    std: tuple[Positive, Positive, Positive] = Field(
+        (0.229, 0.224, 0.225), description="each channel is divided by it afterwards"
+    )
+
+
+class TrainConfig(Section):
+    """The budget and the optimizer of one training."""
+
+    epochs: int = Field(10, ge=1, description="passes over the training images")
+    batch_size: int = Field(128, ge=1, description="images an optimizer step")
+    accumulate: int = Field(
+        1, ge=1, description="micro-batches that each batch is computed in, to save memory"
+    )
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="PyTorch's optimizer")
+    lr: Positive = Field(1e-3, description="learning rate")
+    weight_decay: NotNegative = Field(0.0, description="PyTorch's weight decay")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum, for sgd alone")
+    nesterov: bool = Field(False, description="Nesterov's momentum, for sgd alone")
+    schedule: Literal["constant", "cosine", "step", "one-cycle"] = Field(
+        "constant", description="how the learning rate moves, by optimizer step"
+    )
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="epochs after which the step schedule multiplies by `gamma`"
+    )
+    gamma: Positive = Field(0.1, description="factor of the step schedule")
+    warmup_epochs: NotNegative = Field(
+        0.0, description="epochs over which the learning rate first rises from 1 % linearly"
+    )
+    clip_norm: Positive | None = Field(None, description="largest norm of the whole gradient")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
+    labelled_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of each batch drawn from the labelled images, where others have none",
+    )
+
+    @model_validator(mode="after")
+    def _settings_that_are_used(self) -> Self:
+        given = self.model_fields_set
+        if self.optimizer != "sgd" and (ignored := given & {"momentum", "nesterov"}):
+            raise ValueError(f"{', '.join(sorted(ignored))} belong to optimizer = 'sgd'")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum above 0")
+        if self.schedule != "step" and (ignored := given & {"milestones", "gamma"}):
+            raise ValueError(f"{', '.join(sorted(ignored))} belong to schedule = 'step'")
+        if self.schedule == "step" and not self.milestones:
+            raise ValueError("schedule = 'step' needs milestones, such as [5, 8]")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("milestones must rise")
+        if self.schedule == "one-cycle" and self.warmup_epochs:
+            raise ValueError("schedule = 'one-cycle' has a warm-up of its own")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError("warmup_epochs must be less than epochs")
+        return self
+
+
+class TeacherConfig(ModelConfig):
+    """The teacher: a model, and the training it gets where no weights are given.
+
+    Keys of the training that are not given here are taken from ``[train]``.
+    """
+
+    model: str = Field("deepnn", min_length=1, description=ModelConfig.model_fields["model"].description)
+    train: dict[str, Any] = Field(
+        default_factory=dict, description="keys of [train] that differ for the teacher"
+    )
+
+
+class StudentConfig(ModelConfig):
+    """The student: a model that begins alike in every run of a comparison."""
+
+    model: str = Field("lightnn", min_length=1, description=ModelConfig.model_fields["model"].description)
+
+
+class StrategyConfig(BaseModel):
+    """One entry of a list of strategies; the keys beside these four are the method's settings."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    name: str = Field(min_length=1, description="name of an installed strategy")
+    weight: NotNegative | None = Field(
+        None, description="weight of its auxiliary loss; the method's own where not given"
+    )
+    label: str | None = Field(
+        None, pattern=rf"^{LABEL}$", description="name of this entry in logs; its name if not given"
+    )
+    teacher: str | None = Field(None, description="the teacher it learns from, where several are")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The method's own settings, as they were given."""
+        return dict(self.model_extra or {})
+
+
+class CandidateConfig(Section):
+    """One list of strategies in a comparison."""
+
+    label: str = Field(pattern=rf"^{LABEL}$", description="the name of its row")
+    task_weight: NotNegative | None = Field(
+        None, description="weight of the task's loss; the experiment's where not given"
+    )
+    strategies: tuple[StrategyConfig, ...] = Field(min_length=1)
+
+
+class Experiment(Section):
+    """What a run and a comparison share."""
+
+    task_weight: NotNegative | None = Field(
+        None, description="weight of the task's loss; the strategies' own where not given"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
+    wrappers: tuple[str, ...] = Field((), description="hook wrappers to use, by name")
+    data: DataConfig = DataConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig()
+    train: TrainConfig = TrainConfig()
+
+    @property
+    def teacher_train(self) -> TrainConfig:
+        """The training of the teacher: ``[train]`` with what ``[teacher.train]`` changes."""
+        given = {key: getattr(self.train, key) for key in self.train.model_fields_set}
+        return TrainConfig.model_validate({**given, **self.teacher.train})
+
+    @model_validator(mode="after")
+    def _teacher_train_is_valid(self) -> Self:
+        _ = self.teacher_train
+        return self
+
+
+class RunConfig(Experiment):
+    """One student, one list of strategies, one seed."""
+
+    seed: Seed = Field(42, description="seed of weights, order and dropout")
+    strategies: tuple[StrategyConfig, ...] = ()
+
+
+class ComparisonConfig(Experiment):
+    """Candidates and seeds that share teacher, data, initial weights and budget."""
+
+    seeds: tuple[Seed, ...] = Field((42,), min_length=1, description="one run a candidate and seed")
+    candidates: tuple[CandidateConfig, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _unambiguous(self) -> Self:
+        labels = [candidate.label for candidate in self.candidates]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"two candidates have the label {label!r}")
+            if label in ("teacher", "student"):
+                raise ValueError(f"no candidate may be called {label!r}: that row is kdcore's own")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds has a seed twice")
+        return self

@@ -1,0 +1,54 @@
+"""Formulas that several methods share, each with one value a sample."""
+
+from torch import Tensor
+
+from kdcore.errors import ModelError, StrategyError
+from kdcore.signals import Shapes
+
+
+def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over each sample of ``(student - teacher)²``.
+
+    Args:
+        student: ``[batch, ...]``.
+        teacher: the same shape; nothing is broadcast.
+
+    Returns:
+        ``[batch]``.
+
+    Raises:
+        StrategyError: the shapes differ.
+    """
+    require_same_shape(student, teacher)
+    return (student - teacher).square().flatten(1).mean(1)
+
+
+def require_same_shape(student: Tensor, teacher: Tensor) -> None:
+    """Refuse two activations of unequal shapes, which PyTorch might broadcast in silence.
+
+    Raises:
+        StrategyError: names both shapes.
+    """
+    if student.shape != teacher.shape:
+        raise StrategyError(
+            f"the student's activation is {list(student.shape)}, the teacher's "
+            f"{list(teacher.shape)}; an adapter must bring them to one shape"
+        )
+
+
+def require_same_classes(student: Shapes, teacher: Shapes) -> None:
+    """Refuse models whose logits are not of the same classes.
+
+    Args:
+        student: the student's shapes, as `adapt_shapes` is given them.
+        teacher: the teacher's.
+
+    Raises:
+        ModelError: names both class counts.
+    """
+    if student.logits[-1] != teacher.logits[-1]:
+        raise ModelError(
+            f"the student has {student.logits[-1]} classes and the teacher {teacher.logits[-1]}: "
+            "their predictions cannot be compared; use models of the same classes, or a strategy "
+            "that compares features"
+        )

@@ -1,0 +1,111 @@
+"""What one strategy owns in a run, and how activations become the features that it sees."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from kdcore.ensemble import Member
+from kdcore.errors import StrategyError, unknown
+from kdcore.signals import Adapters, Features, ModuleLike, State
+from kdcore.survey import Roles
+from kdcore.taps import TapAddress
+
+
+class Part(nn.Module):
+    """One strategy's taps, trained modules, memory and random stream.
+
+    Args:
+        member: the strategy.
+        student: the student's taps by role.
+        teacher: its teacher's taps by role.
+        adapters: what it built.
+        generator: its random stream.
+
+    Raises:
+        StrategyError: an adapter is for a role that was not tapped, or is no module.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        student: Roles,
+        teacher: Roles,
+        adapters: Adapters,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.member = member
+        self.student_taps = student
+        self.teacher_taps = teacher
+        self.student_adapters = _by_role(member, adapters.student, student)
+        self.teacher_adapters = _by_role(member, adapters.teacher, teacher)
+        self.trained = nn.ModuleDict(_checked(member, adapters.modules))
+        self.state = State(adapters.state)
+        self.generator = generator
+
+    def student_features(
+        self, activations: Mapping[TapAddress, Tensor], logits: Tensor | None
+    ) -> Features:
+        """Return the student's activations behind their adapters, by role."""
+        return _features(self.student_taps, self.student_adapters, activations, logits)
+
+    def teacher_features(
+        self, activations: Mapping[TapAddress, Tensor], logits: Tensor | None
+    ) -> Features:
+        """Return its teacher's activations behind their adapters, by role."""
+        return _features(self.teacher_taps, self.teacher_adapters, activations, logits)
+
+
+def _by_role(
+    member: Member, adapters: Mapping[str, ModuleLike], taps: Roles
+) -> nn.ModuleDict:
+    lists: dict[str, nn.Module] = {}
+    for role, given in adapters.items():
+        if role not in taps:
+            raise StrategyError(f"{member}: adapt_shapes: {unknown('role', role, taps)}")
+        modules = [given] if isinstance(given, nn.Module) else list(given)
+        if len(modules) != len(taps[role]):
+            raise StrategyError(
+                f"{member}: adapt_shapes gave {len(modules)} adapters for role {role!r}, "
+                f"which has {len(taps[role])} taps"
+            )
+        _checked(member, {f"{role} {tap}": module for tap, module in enumerate(modules)})
+        lists[role] = nn.ModuleList(modules)
+    return nn.ModuleDict(_checked(member, lists))
+
+
+def _checked(member: Member, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    for name, module in modules.items():
+        if not isinstance(module, nn.Module):
+            raise StrategyError(
+                f"{member}: adapt_shapes gave {type(module).__name__} for {name!r}, "
+                "where an nn.Module belongs"
+            )
+        if hasattr(nn.ModuleDict, name) or "." in name or not name:
+            raise StrategyError(
+                f"{member}: {name!r} cannot name a module, PyTorch has a use for it; choose another"
+            )
+    return dict(modules)
+
+
+def _features(
+    taps: Roles,
+    adapters: nn.ModuleDict,
+    activations: Mapping[TapAddress, Tensor],
+    logits: Tensor | None,
+) -> Features:
+    roles: dict[str, tuple[Tensor, ...]] = {}
+    for role, addresses in taps.items():
+        values = tuple(full_precision(activations[address]) for address in addresses)
+        if role in adapters:
+            modules = adapters[role]
+            assert isinstance(modules, nn.ModuleList)
+            values = tuple(m(value) for m, value in zip(modules, values, strict=True))
+        roles[role] = values
+    return Features(roles, logits)
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """Return half-precision floating point as float32, everything else as it is."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

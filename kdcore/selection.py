@@ -1,0 +1,110 @@
+"""From the entries of a list of strategies to configured members of a run.
+
+An entry is a name, a mapping (see `kdcore.experiment.StrategyConfig`), or a strategy itself.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from kdcore.catalog import UNPACKAGED, Catalog, Origin, load_strategy
+from kdcore.ensemble import Member
+from kdcore.errors import ConfigError, unknown
+from kdcore.experiment import StrategyConfig
+from kdcore.strategy import Strategy
+from kdcore.validation import describe_validation
+
+ALL_TEACHERS = "all"
+
+Entry = str | Mapping[str, Any] | StrategyConfig | Strategy | type[Strategy]
+
+
+def select(
+    entries: Iterable[Entry], teachers: Collection[str], catalog: Catalog | None = None
+) -> tuple[Member, ...]:
+    """Turn entries into members: find, configure, label, weigh and bind each to a teacher.
+
+    Args:
+        entries: names, mappings with ``name`` and optionally ``weight``, ``label``, ``teacher``
+            and settings, or strategies. The ``name`` of a mapping may be a `Strategy` subclass.
+        teachers: the names of the run's teachers.
+        catalog: where names are looked up; the installed strategies if not given.
+
+    Raises:
+        CatalogError: a strategy is not installed or cannot be loaded.
+        ConfigError: an entry or a setting is wrong, or two entries have one label.
+    """
+    members: list[Member] = []
+    for entry in entries:
+        catalog = catalog or Catalog()
+        members.extend(_members(entry, teachers, catalog))
+    labels = [member.label for member in members]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ConfigError(
+                f"two strategies are called {label!r}; give one of them a label: "
+                f'{{ name = "{label}", label = "{label}2" }}'
+            )
+    return tuple(members)
+
+
+def agreed_task_weight(members: Iterable[Member]) -> float:
+    """Return the task weight that all members' papers recommend; 1 where they disagree."""
+    recommended = {member.strategy.recommended.task_weight for member in members}
+    return recommended.pop() if len(recommended) == 1 else 1.0
+
+
+def _members(entry: Entry, teachers: Collection[str], catalog: Catalog) -> list[Member]:
+    strategy, origin, config = _configured(entry, catalog)
+    weight = strategy.recommended.weight if config.weight is None else config.weight
+    label = config.label or config.name
+    if not teachers:
+        raise ConfigError(f"strategy {label!r} needs a teacher, and there is none")
+    if config.teacher == ALL_TEACHERS:
+        share = weight / len(teachers)
+        return [
+            Member(f"{label}@{teacher}", strategy.with_settings(), share, teacher, origin)
+            for teacher in teachers
+        ]
+    if config.teacher is None and len(teachers) > 1:
+        raise ConfigError(
+            f"strategy {label!r} does not say which teacher it learns from; set teacher to one of "
+            f"{', '.join(teachers)}, or to {ALL_TEACHERS!r}"
+        )
+    teacher = config.teacher or next(iter(teachers))
+    if teacher not in teachers:
+        raise ConfigError(f"strategy {label!r}: {unknown('teacher', teacher, teachers)}")
+    return [Member(label, strategy, weight, teacher, origin)]
+
+
+def _configured(entry: Entry, catalog: Catalog) -> tuple[Strategy, Origin, StrategyConfig]:
+    if isinstance(entry, Strategy):
+        config = StrategyConfig(name=type(entry).__name__.lower())
+        return entry, UNPACKAGED, config
+    if isinstance(entry, type):
+        entry = {"name": entry}
+    if isinstance(entry, str):
+        entry = {"name": entry}
+    if isinstance(entry, Mapping):
+        found = entry.get("name")
+        if isinstance(found, type) and issubclass(found, Strategy):
+            config = _parsed({**entry, "name": found.__name__.lower()})
+            return found(**config.settings), UNPACKAGED, config
+        config = _parsed(entry)
+    else:
+        config = entry
+    cls, origin = load_strategy(config.name, catalog)
+    try:
+        return cls(**config.settings), origin, config
+    except ConfigError as error:
+        where = f"strategy {config.label or config.name!r}"
+        raise ConfigError(f"{where}: {str(error).partition(': ')[2]}") from None
+
+
+def _parsed(entry: Mapping[str, Any]) -> StrategyConfig:
+    try:
+        return StrategyConfig.model_validate(dict(entry))
+    except ValidationError as error:
+        where = f"strategy {entry.get('name', '')!r}"
+        raise ConfigError(describe_validation(error, where, StrategyConfig)) from None

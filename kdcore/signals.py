@@ -1,0 +1,241 @@
+"""What hooks receive and what they return; `hookspecs` says when.
+
+Nothing here computes: these are the words in which a method and the core talk.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from kdcore.errors import StrategyError, unknown
+
+T = TypeVar("T")
+
+
+class ByRole(Mapping[str, T], Generic[T]):
+    """Something of one model for each role that a strategy tapped, and for the logits.
+
+    ``features["hint"]`` is the value of a role that looks at one tap, ``features.all("maps")``
+    the values of one that looks at several, in their order.
+    """
+
+    def __init__(self, roles: Mapping[str, tuple[T, ...]], logits: T | None) -> None:
+        self._roles = dict(roles)
+        self._logits = logits
+
+    def __getitem__(self, role: str) -> T:
+        values = self.all(role)
+        if len(values) != 1:
+            raise StrategyError(
+                f"role {role!r} has {len(values)} taps; read them with .all({role!r})"
+            )
+        return values[0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._roles)
+
+    def __len__(self) -> int:
+        return len(self._roles)
+
+    def all(self, role: str) -> tuple[T, ...]:
+        """Return the values of every tap of one role."""
+        if role not in self._roles:
+            raise StrategyError(unknown("role", role, self._roles))
+        return self._roles[role]
+
+    @property
+    def logits(self) -> T:
+        """The model's predictions before softmax, ``[rows, classes]``."""
+        if self._logits is None:
+            raise StrategyError(
+                "this model's output holds no logits (a tensor, a tuple that begins with one, "
+                "or an object with .logits)"
+            )
+        return self._logits
+
+
+Features = ByRole[Tensor]
+"""Adapted activations of one batch, float32 (float64 for a float64 student), by role."""
+
+Shapes = ByRole[torch.Size]
+"""Shapes of the activations of one small batch, batch dimension first, by role."""
+
+
+TapLike = str | Sequence[str]
+"""The address of one tap, or those of several: see `kdcore.taps`."""
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The places whose activations a strategy needs, by role; what `extract_features` returns.
+
+    A role of several taps holds a sequence of addresses, or ``auto("stages")``.
+    """
+
+    student: Mapping[str, TapLike] = field(default_factory=dict)
+    teacher: Mapping[str, TapLike] = field(default_factory=dict)
+
+
+ModuleLike = nn.Module | Sequence[nn.Module]
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """What a strategy puts between activations and its loss; what `adapt_shapes` returns.
+
+    Attributes:
+        student: by role, the module (or one a tap) that the student's activation goes through.
+        teacher: the same for the teacher's.
+        modules: the loss's own trained parts, by name.
+        state: memory that is saved and resumed, but is no parameter, by name.
+    """
+
+    student: Mapping[str, ModuleLike] = field(default_factory=dict)
+    teacher: Mapping[str, ModuleLike] = field(default_factory=dict)
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Setup:
+    """What is known before training. Reading what is not known is an error that says so.
+
+    Args:
+        sample_count: how many samples there are to train on; their indices are below it.
+        class_count: how many classes the task has.
+        targets: the training targets by sample index, ``int64 [samples]``, -100 for no label.
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_count: int | None = None,
+        class_count: int | None = None,
+        targets: Tensor | None = None,
+    ) -> None:
+        self._sample_count = len(targets) if sample_count is None and targets is not None else None
+        if sample_count is not None:
+            self._sample_count = sample_count
+        self._class_count = class_count
+        self._targets = targets
+
+    @property
+    def sample_count(self) -> int:
+        """How many samples there are to train on."""
+        return self._known("sample_count", self._sample_count)
+
+    @property
+    def class_count(self) -> int:
+        """How many classes the task has."""
+        return self._known("class_count", self._class_count)
+
+    @property
+    def targets(self) -> Tensor:
+        """The training targets by sample index, ``int64 [samples]``, -100 for no label."""
+        return self._known("targets", self._targets)
+
+    def with_class_count(self, class_count: int | None) -> "Setup":
+        """Return the same, with a class count where none was known."""
+        return Setup(
+            sample_count=self._sample_count,
+            class_count=class_count if self._class_count is None else self._class_count,
+            targets=self._targets,
+        )
+
+    @staticmethod
+    def _known(name: str, value: T | None) -> T:
+        if value is None:
+            raise StrategyError(
+                f"needs setup.{name}, which is not known: "
+                f"pass setup=kdcore.Setup({name}=...) to the distiller"
+            )
+        return value
+
+
+class State(Mapping[str, Tensor]):
+    """A strategy's memory: read as it was after the last optimizer step, written for the next.
+
+    Writes are collected and take effect together when the optimizer has stepped, so that all
+    micro-batches of a step read the same memory.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        self._writes: list[tuple[str, Tensor, Tensor | None]] = []
+        self._rows = dict.fromkeys(self._tensors, 0)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._tensors:
+            raise StrategyError(unknown("state", name, self._tensors))
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def write(self, name: str, value: Tensor, at: Tensor | None = None) -> None:
+        """Hand back a new value, of the whole tensor or of some of its rows.
+
+        Args:
+            name: which tensor of `Adapters.state`.
+            value: the whole tensor's shape, or ``[rows, ...]`` with `at`.
+            at: ``int64 [rows]``; of a row that is written twice in a step the last value stays.
+        """
+        current = self[name]
+        expected = current.shape if at is None else (len(at), *current.shape[1:])
+        if tuple(value.shape) != tuple(expected):
+            raise StrategyError(
+                f"state {name!r} takes {list(expected)} here, was given {list(value.shape)}"
+            )
+        self._writes.append((name, value.detach().to(current.dtype, copy=True), at))
+        self._rows[name] += 0 if at is None else len(at)
+        if current.ndim and self._rows[name] > max(2 * len(current), 1_000_000):
+            raise StrategyError(
+                f"state {name!r} has {self._rows[name]} rows waiting to be written: call "
+                "distiller.advance() after each optimizer step"
+            )
+
+    def commit(self) -> None:
+        """Make the writes that were handed back since the last commit the memory."""
+        for name, value, at in self._writes:
+            if at is None:
+                self._tensors[name] = value
+            else:
+                last = {int(row): position for position, row in enumerate(at.tolist())}
+                rows, positions = zip(*last.items(), strict=True) if last else ((), ())
+                device = value.device
+                self._tensors[name][torch.tensor(rows, dtype=torch.int64, device=device)] = value[
+                    torch.tensor(positions, dtype=torch.int64, device=device)
+                ]
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget the writes since the last commit: their step was not taken."""
+        self._writes.clear()
+        self._rows = dict.fromkeys(self._tensors, 0)
+
+    def move(self, device: torch.device) -> None:
+        """Place the memory on a device."""
+        self._tensors = {name: tensor.to(device) for name, tensor in self._tensors.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace the memory by what was saved from one of the same names and shapes."""
+        if set(tensors) != set(self._tensors):
+            raise StrategyError(
+                f"saved state holds {sorted(tensors)}, expected {sorted(self._tensors)}"
+            )
+        for name, tensor in tensors.items():
+            if tensor.shape != self._tensors[name].shape:
+                raise StrategyError(
+                    f"saved state {name!r} is {list(tensor.shape)}, "
+                    f"expected {list(self._tensors[name].shape)}"
+                )
+        self._tensors = {
+            name: tensor.detach().to(self._tensors[name], copy=True)
+            for name, tensor in tensors.items()
+        }
+        self.discard()

@@ -1,0 +1,136 @@
+"""The base of every distillation method, and of its settings.
+
+What a method implements is in `hookspecs`; how methods are found is in `catalog`.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+
+from kdcore.errors import ConfigError, StrategyError
+from kdcore.hookspecs import HOOKS, PROJECT
+from kdcore.taps import TapAddress
+from kdcore.validation import describe_validation
+
+API_VERSION = 1
+"""Version of the contract; it rises when a strategy that worked would stop working."""
+
+
+RESERVED = ("name", "weight", "label", "teacher")
+"""Keys of an entry of a list of strategies that are not the method's own settings."""
+
+
+def _parsed(address: str) -> str:
+    return str(TapAddress.parse(address))
+
+
+Tap = Annotated[str, AfterValidator(_parsed)]
+"""Type of a setting that holds the address of a tap."""
+
+
+def auto(kind: str) -> str:
+    """Return the address that has the core find a tap of one kind; see `kdcore.taps.AUTO_KINDS`."""
+    return str(TapAddress.parse(f"auto:{kind}"))
+
+
+class StrategySettings(BaseModel):
+    """Base of a method's settings: unknown keys are refused, values are fixed and finite.
+
+    ``"auto"`` for a tap stands for the default of its field.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _auto_is_the_default(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {
+            key: cls.model_fields[key].default
+            if value == "auto" and _is_auto(cls, key)
+            else value
+            for key, value in values.items()
+        }
+
+
+def _is_auto(settings: type[BaseModel], key: str) -> bool:
+    default = settings.model_fields[key].default if key in settings.model_fields else None
+    return isinstance(default, str) and default.startswith("auto:")
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """The weights that a method's paper uses, for users who give none.
+
+    Attributes:
+        weight: of the auxiliary loss.
+        task_weight: of the task's loss beside it.
+        source: where the two are from.
+    """
+
+    weight: float = 1.0
+    task_weight: float = 1.0
+    source: str = "no recommendation"
+
+
+class Strategy:
+    """One distillation method. Subclass it, nest `Settings`, implement the hooks.
+
+    An instance holds its settings and nothing else: what is trained goes into `Adapters`, what
+    is remembered into `Adapters.state`, or it would be lost when a run is resumed. Setting an
+    attribute is therefore an error.
+
+    Args:
+        values: the settings, by name.
+
+    Raises:
+        ConfigError: a setting is unknown or out of bounds.
+    """
+
+    Settings: ClassVar[type[StrategySettings]] = StrategySettings
+    recommended: ClassVar[Recommended] = Recommended()
+    api_version: ClassVar[int] = API_VERSION
+
+    settings: StrategySettings
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            settings = self.Settings.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(
+                describe_validation(error, type(self).__name__, self.Settings)
+            ) from None
+        object.__setattr__(self, "settings", settings)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "__init__" in cls.__dict__:
+            raise StrategyError(f"{cls.__name__} defines __init__: declare Settings instead")
+        if taken := [key for key in RESERVED if key in cls.Settings.model_fields]:
+            raise StrategyError(
+                f"{cls.__name__}.Settings names {', '.join(map(repr, taken))}, which each entry "
+                f"of a list of strategies has already ({', '.join(RESERVED)})"
+            )
+        for hook in HOOKS:
+            if hook in cls.__dict__ and not hasattr(cls.__dict__[hook], f"{PROJECT}_impl"):
+                raise StrategyError(
+                    f"{cls.__name__}.{hook} is not marked with @hookimpl: it would never be called"
+                )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise StrategyError(
+            f"{type(self).__name__}.{name}: a strategy holds its settings alone; trained parts go "
+            "into Adapters.modules, memory into Adapters.state"
+        )
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{key}={value!r}" for key, value in self.settings)
+        return f"{type(self).__name__}({values})"
+
+    def with_settings(self, **values: Any) -> Self:
+        """Return the same method with some settings changed."""
+        return type(self)(**{**self.settings.model_dump(), **values})

@@ -1,0 +1,52 @@
+"""Soft targets: the teacher's predictions at a temperature (Hinton et al. 2015)."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdcore import (
+    Adapters,
+    Features,
+    Recommended,
+    Shapes,
+    Strategy,
+    StrategySettings,
+    hookimpl,
+    require_same_classes,
+)
+
+
+class Logits(Strategy):
+    """Hinton et al. 2015, arXiv:1503.02531: ``T² · KL(teacher ‖ student)`` on softened outputs.
+
+    With ``p = softmax(teacher / T)`` and ``q = softmax(student / T)``, each row gives
+    ``T² · Σ p · (log p - log q)``. ``T²`` keeps the gradient's size when ``T`` changes: gradients
+    of the softened cross-entropy shrink as ``1 / T²``.
+    """
+
+    class Settings(StrategySettings):
+        """What can be set."""
+
+        temperature: float = Field(
+            2.0, gt=0, description="divides both models' logits before the softmax"
+        )
+
+    settings: Settings
+    recommended = Recommended(0.25, 0.75, "PyTorch's knowledge distillation tutorial")
+
+    @hookimpl
+    def adapt_shapes(self, student: Shapes, teacher: Shapes) -> Adapters:
+        """Need no adapter, only the same classes."""
+        require_same_classes(student, teacher)
+        return Adapters()
+
+    @hookimpl
+    def compute_auxiliary_loss(self, student: Features, teacher: Features) -> Tensor:
+        """Return ``[rows]``, finite also where a probability underflows to zero."""
+        t = self.settings.temperature
+        log_p = F.log_softmax(teacher.logits / t, dim=-1)
+        log_q = F.log_softmax(student.logits / t, dim=-1)
+        p = log_p.exp()
+        terms = torch.where(p > 0, p * (log_p - log_q), 0.0)
+        return t**2 * terms.sum(-1)
