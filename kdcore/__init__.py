@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from kdcore.distiller import Distiller as Distiller
     from kdcore.distiller import Losses as Losses
     from kdcore.errors import KdcoreError as KdcoreError
-    from kdcore.hookspecs import AuxiliaryLoss as AuxiliaryLoss
     from kdcore.hookspecs import hookimpl as hookimpl
     from kdcore.losses import require_same_classes as require_same_classes
     from kdcore.losses import require_same_shape as require_same_shape
     from kdcore.losses import squared_error as squared_error
     from kdcore.signals import Adapters as Adapters
+    from kdcore.signals import AuxiliaryLoss as AuxiliaryLoss
     from kdcore.signals import Features as Features
     from kdcore.signals import Setup as Setup
     from kdcore.signals import Shapes as Shapes
@@ -42,14 +42,14 @@ _HOMES = {
     "api": ("Result", "distill"),
     "distiller": ("Distiller", "Losses"),
     "errors": ("KdcoreError",),
-    "hookspecs": ("AuxiliaryLoss", "hookimpl"),
+    "hookspecs": ("hookimpl",),
     "losses": ("require_same_classes", "require_same_shape", "squared_error"),
-    "signals": ("Adapters", "Features", "Setup", "Shapes", "State", "Taps"),
+    "signals": ("Adapters", "AuxiliaryLoss", "Features", "Setup", "Shapes", "State", "Taps"),
     "strategy": ("Recommended", "Strategy", "StrategySettings", "Tap", "auto"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = sorted(["__version__", *_HOME])  # noqa: PLE0605
+__all__ = sorted(["__version__", *_HOME])
 
 
 def __getattr__(name: str) -> Any:

@@ -56,7 +56,7 @@ class AveragePool(FixedAdapter):
         """Average neighbours of the flattened input."""
         flat = x.flatten(1)
         if flat.shape[1] % self.width == 0:
-            return flat.unflatten(1, (self.width, -1)).mean(2)
+            return flat.reshape(len(flat), self.width, -1).mean(2)
         return F.adaptive_avg_pool1d(flat, self.width)
 
 
@@ -89,13 +89,16 @@ class Resize(FixedAdapter):
         if x.shape[2:] == self.size:
             return x
         if all(new <= old for new, old in zip(self.size, x.shape[2:], strict=True)):
-            pool = F.adaptive_avg_pool1d if x.ndim == 3 else F.adaptive_avg_pool2d
-            return pool(x, self.size)
+            if x.ndim == 3:
+                return F.adaptive_avg_pool1d(x, self.size)
+            return F.adaptive_avg_pool2d(x, (self.size[0], self.size[1]))
         mode = "linear" if x.ndim == 3 else "bilinear"
         return F.interpolate(x, size=self.size, mode=mode, align_corners=False)
 
 
-def regressor(student: torch.Size, teacher: torch.Size, kernel_size: Literal[1, 3] = 3) -> nn.Module:
+def regressor(
+    student: torch.Size, teacher: torch.Size, kernel_size: Literal[1, 3] = 3
+) -> nn.Module:
     """Build a trained map from the student's activation to the shape of the teacher's.
 
     Args:
@@ -130,9 +133,7 @@ def regressor(student: torch.Size, teacher: torch.Size, kernel_size: Literal[1, 
     return layer if same else nn.Sequential(layer, Resize(*size))
 
 
-def pool_to_narrower(
-    student: torch.Size, teacher: torch.Size
-) -> tuple[FixedAdapter, FixedAdapter]:
+def pool_to_narrower(student: torch.Size, teacher: torch.Size) -> tuple[FixedAdapter, FixedAdapter]:
     """Build the pair of adapters that flatten both activations and pool the wider of them.
 
     Args:

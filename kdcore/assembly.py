@@ -89,7 +89,7 @@ def assemble(
         with isolated(seed, member.label, "adapters"):
             adapters = ensemble.adapt_shapes(member, setup, *shapes)
         generator = stream(seed, member.label, "loss", device=device)
-        part = Part(member, own, others, adapters, generator)
+        part = Part(member, own, others, shapes, adapters, generator)
         part.to(device, _dtype(student))
         part.state.move(device)
         parts.append(part)

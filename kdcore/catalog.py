@@ -14,7 +14,6 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from kdcore.errors import CatalogError, unknown
-from kdcore.strategy import API_VERSION, Strategy
 
 STRATEGIES = "kdcore.strategies"
 WRAPPERS = "kdcore.wrappers"
@@ -137,26 +136,6 @@ class Catalog:
         if re.fullmatch(r"[A-Za-z0-9_-]+", name):
             message += f"; if it exists, install it: pip install kdcore-{name}"
         return CatalogError(message)
-
-
-def load_strategy(name: str, catalog: Catalog) -> tuple[type[Strategy], Origin]:
-    """Import the strategy of one name and check that it is one.
-
-    Raises:
-        CatalogError: as `Catalog.load`; or what was imported is no `Strategy` of this API.
-    """
-    loaded, origin = catalog.load(name)
-    if not (isinstance(loaded, type) and issubclass(loaded, Strategy)):
-        raise CatalogError(
-            f"{name!r} ({origin}) is {type(loaded).__name__} {printable(repr(loaded))[:80]}, "
-            "not a subclass of kdcore.Strategy"
-        )
-    if loaded.api_version != API_VERSION:
-        raise CatalogError(
-            f"{name!r} ({origin}) is written for API {loaded.api_version}, "
-            f"this kdcore has {API_VERSION}"
-        )
-    return loaded, origin
 
 
 def printable(text: str) -> str:

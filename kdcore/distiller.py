@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from kdcore.assembly import Assembly, assemble
 from kdcore.catalog import Catalog
-from kdcore.ensemble import AuxiliaryLoss, Ensemble, Member
+from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ConfigError, ModelError, StrategyError, UserError
 from kdcore.part import Part, full_precision
 from kdcore.selection import Entry, agreed_task_weight, select
-from kdcore.signals import Setup
+from kdcore.signals import AuxiliaryLoss, Setup
 from kdcore.survey import device_of
-from kdcore.taps import logits_of
+from kdcore.taps import Observation, logits_of
 from kdcore.tasks import Classification, Counts, Task, no_targets
 from kdcore.teacher import Signals
 
@@ -128,11 +128,14 @@ class Distiller(nn.Module):
         """The taps that `auto` found, by ``"student"`` or teacher's name, and kind."""
         return self._assembly.automatic
 
+    def tapped(self) -> Iterator[tuple[Member, list[str], list[str]]]:
+        """Say what each strategy looks at, as the loss sees it, in student and teacher."""
+        for part in self._parts:
+            yield part.member, *part.describe()
+
     def teacher_signals(self, inputs: Any) -> dict[str, Signals]:
         """Run every teacher that a strategy is bound to on one batch, without gradients."""
-        return {
-            name: teacher.signals(inputs) for name, teacher in self._assembly.teachers.items()
-        }
+        return {name: teacher.signals(inputs) for name, teacher in self._assembly.teachers.items()}
 
     def forward(
         self,
@@ -183,7 +186,7 @@ class Distiller(nn.Module):
             auxiliary: dict[str, Tensor] = {}
             weights: dict[str, float] = {}
             for part in self._parts:
-                loss = self._auxiliary(part, observation.activations, rows, signals, targets, indices)
+                loss = self._auxiliary(part, observation, rows, signals, targets, indices)
                 for label, value in _labelled(part.member, loss):
                     auxiliary[label] = self._mean(part.member, label, value, here, counts)
                     weights[label] = part.member.weight
@@ -195,7 +198,7 @@ class Distiller(nn.Module):
     def _auxiliary(
         self,
         part: Part,
-        activations: Mapping[Any, Tensor],
+        observation: Observation,
         rows: Tensor,
         signals: Mapping[str, Signals],
         targets: Tensor,
@@ -215,9 +218,9 @@ class Distiller(nn.Module):
         return self._ensemble.compute_auxiliary_loss(
             part.member,
             setup=self._assembly.setup,
-            student=part.student_features(activations, rows),
+            student=part.student_features(observation.activations, rows),
             teacher=part.teacher_features(heard.activations, logits),
-            modules=part.trained,
+            modules=part.own_modules,
             state=part.state,
             targets=targets,
             indices=indices,

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from kdcore.catalog import UNPACKAGED, Origin
 from kdcore.errors import KdcoreError, StrategyError, UserError, unknown
-from kdcore.hookspecs import HOOKS, PROJECT, AuxiliaryLoss, Hooks
-from kdcore.signals import Adapters, Features, Setup, Shapes, State, Taps
+from kdcore.hookspecs import HOOKS, PROJECT, Hooks
+from kdcore.signals import Adapters, AuxiliaryLoss, Features, Setup, Shapes, State, Taps
 from kdcore.strategy import Strategy
 
 R = TypeVar("R")
@@ -97,9 +97,7 @@ class Ensemble:
 
     def extract_features(self, member: Member, setup: Setup) -> Taps:
         """Ask one strategy for its taps; none where it does not say."""
-        return self._ask(
-            member, "extract_features", Taps, Taps(), {"setup": setup}, "at set-up"
-        )
+        return self._ask(member, "extract_features", Taps, Taps(), {"setup": setup}, "at set-up")
 
     def adapt_shapes(
         self, member: Member, setup: Setup, student: Shapes, teacher: Shapes

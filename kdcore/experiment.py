@@ -13,6 +13,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
+MODEL = "deepnn, lightnn, torchvision/NAME or package.module:callable"
 LABEL = r"[A-Za-z0-9_][A-Za-z0-9_+@-]*"
 
 
@@ -75,10 +76,7 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """A model by name, and where its weights begin."""
 
-    model: str = Field(
-        min_length=1,
-        description="deepnn, lightnn, torchvision/NAME or package.module:callable",
-    )
+    model: str = Field(min_length=1, description=MODEL)
     weights: Path | None = Field(None, description="file of weights to begin with")
     image_size: int | None = Field(
         None, ge=1, description="side in pixels of the square images that the model is given"
@@ -102,15 +100,19 @@ class TrainConfig(Section):
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="PyTorch's optimizer")
     lr: Positive = Field(1e-3, description="learning rate")
     weight_decay: NotNegative = Field(0.0, description="PyTorch's weight decay")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum, for sgd alone")
-    nesterov: bool = Field(False, description="Nesterov's momentum, for sgd alone")
+    momentum: float | None = Field(
+        None, ge=0, lt=1, description="momentum of sgd; 0.9 where not given"
+    )
+    nesterov: bool | None = Field(None, description="whether sgd's momentum is Nesterov's")
     schedule: Literal["constant", "cosine", "step", "one-cycle"] = Field(
         "constant", description="how the learning rate moves, by optimizer step"
     )
-    milestones: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (), description="epochs after which the step schedule multiplies by `gamma`"
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None, description="epochs after which the step schedule multiplies by `gamma`"
     )
-    gamma: Positive = Field(0.1, description="factor of the step schedule")
+    gamma: Positive | None = Field(
+        None, description="factor of the step schedule; 0.1 where not given"
+    )
     warmup_epochs: NotNegative = Field(
         0.0, description="epochs over which the learning rate first rises from 1 % linearly"
     )
@@ -119,28 +121,32 @@ class TrainConfig(Section):
     labelled_share: float = Field(
         0.5,
         gt=0,
-        le=1,
+        lt=1,
         description="share of each batch drawn from the labelled images, where others have none",
     )
 
     @model_validator(mode="after")
     def _settings_that_are_used(self) -> Self:
-        given = self.model_fields_set
-        if self.optimizer != "sgd" and (ignored := given & {"momentum", "nesterov"}):
-            raise ValueError(f"{', '.join(sorted(ignored))} belong to optimizer = 'sgd'")
+        self._refuse("optimizer = 'sgd'", self.optimizer != "sgd", "momentum", "nesterov")
+        self._refuse("schedule = 'step'", self.schedule != "step", "milestones", "gamma")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0")
-        if self.schedule != "step" and (ignored := given & {"milestones", "gamma"}):
-            raise ValueError(f"{', '.join(sorted(ignored))} belong to schedule = 'step'")
         if self.schedule == "step" and not self.milestones:
             raise ValueError("schedule = 'step' needs milestones, such as [5, 8]")
-        if list(self.milestones) != sorted(set(self.milestones)):
+        if self.milestones and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError("milestones must rise")
+        if self.accumulate > self.batch_size:
+            raise ValueError("accumulate must not be more than batch_size")
         if self.schedule == "one-cycle" and self.warmup_epochs:
             raise ValueError("schedule = 'one-cycle' has a warm-up of its own")
         if self.warmup_epochs >= self.epochs:
             raise ValueError("warmup_epochs must be less than epochs")
         return self
+
+    def _refuse(self, owner: str, wrong: bool, *keys: str) -> None:
+        given = [key for key in keys if getattr(self, key) is not None]
+        if wrong and given:
+            raise ValueError(f"{' and '.join(given)} would be ignored: only {owner} has it")
 
 
 class TeacherConfig(ModelConfig):
@@ -149,7 +155,7 @@ class TeacherConfig(ModelConfig):
     Keys of the training that are not given here are taken from ``[train]``.
     """
 
-    model: str = Field("deepnn", min_length=1, description=ModelConfig.model_fields["model"].description)
+    model: str = Field("deepnn", min_length=1, description=MODEL)
     train: dict[str, Any] = Field(
         default_factory=dict, description="keys of [train] that differ for the teacher"
     )
@@ -158,7 +164,7 @@ class TeacherConfig(ModelConfig):
 class StudentConfig(ModelConfig):
     """The student: a model that begins alike in every run of a comparison."""
 
-    model: str = Field("lightnn", min_length=1, description=ModelConfig.model_fields["model"].description)
+    model: str = Field("lightnn", min_length=1, description=MODEL)
 
 
 class StrategyConfig(BaseModel):
@@ -207,8 +213,7 @@ class Experiment(Section):
     @property
     def teacher_train(self) -> TrainConfig:
         """The training of the teacher: ``[train]`` with what ``[teacher.train]`` changes."""
-        given = {key: getattr(self.train, key) for key in self.train.model_fields_set}
-        return TrainConfig.model_validate({**given, **self.teacher.train})
+        return TrainConfig.model_validate({**self.train.model_dump(), **self.teacher.train})
 
     @model_validator(mode="after")
     def _teacher_train_is_valid(self) -> Self:

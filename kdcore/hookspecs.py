@@ -11,16 +11,13 @@ import pluggy
 import torch
 from torch import Tensor, nn
 
-from kdcore.signals import Adapters, Features, Setup, Shapes, State, Taps
+from kdcore.signals import Adapters, AuxiliaryLoss, Features, Setup, Shapes, State, Taps
 
 PROJECT = "kdcore"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 """Marks a method as the implementation of the hook of its name."""
-
-AuxiliaryLoss = Tensor | Mapping[str, Tensor]
-"""What a strategy's loss may be; see `compute_auxiliary_loss`."""
 
 
 class Hooks:

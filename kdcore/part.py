@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from kdcore.adapters import FixedAdapter
 from kdcore.ensemble import Member
 from kdcore.errors import StrategyError, unknown
-from kdcore.signals import Adapters, Features, ModuleLike, State
+from kdcore.signals import Adapters, Features, ModuleLike, Shapes, State
 from kdcore.survey import Roles
 from kdcore.taps import TapAddress
 
@@ -19,6 +20,7 @@ class Part(nn.Module):
         member: the strategy.
         student: the student's taps by role.
         teacher: its teacher's taps by role.
+        shapes: of student's and teacher's activations at them, before adapters.
         adapters: what it built.
         generator: its random stream.
 
@@ -31,6 +33,7 @@ class Part(nn.Module):
         member: Member,
         student: Roles,
         teacher: Roles,
+        shapes: tuple[Shapes, Shapes],
         adapters: Adapters,
         generator: torch.Generator,
     ) -> None:
@@ -38,9 +41,11 @@ class Part(nn.Module):
         self.member = member
         self.student_taps = student
         self.teacher_taps = teacher
+        self.shapes = shapes
         self.student_adapters = _by_role(member, adapters.student, student)
         self.teacher_adapters = _by_role(member, adapters.teacher, teacher)
-        self.trained = nn.ModuleDict(_checked(member, adapters.modules))
+        self.own_modules = _checked(member, adapters.modules)
+        self.trained = nn.ModuleDict(self.own_modules)
         self.state = State(adapters.state)
         self.generator = generator
 
@@ -56,10 +61,36 @@ class Part(nn.Module):
         """Return its teacher's activations behind their adapters, by role."""
         return _features(self.teacher_taps, self.teacher_adapters, activations, logits)
 
+    def describe(self) -> tuple[list[str], list[str]]:
+        """Say, for student and teacher, what each role looks at and what stands behind it."""
+        own, other = self.shapes
+        return (
+            _described(self.student_taps, own, self.student_adapters),
+            _described(self.teacher_taps, other, self.teacher_adapters),
+        )
 
-def _by_role(
-    member: Member, adapters: Mapping[str, ModuleLike], taps: Roles
-) -> nn.ModuleDict:
+
+def _described(taps: Roles, shapes: Shapes, adapters: nn.ModuleDict) -> list[str]:
+    lines = []
+    for role, addresses in taps.items():
+        for position, address in enumerate(addresses):
+            line = f"{role}: {address} {list(shapes.all(role)[position][1:])}"
+            if role in adapters:
+                modules = adapters[role]
+                assert isinstance(modules, nn.ModuleList)
+                line += f" -> {_name(modules[position])}"
+            lines.append(line)
+    return lines
+
+
+def _name(module: nn.Module) -> str:
+    if isinstance(module, FixedAdapter):
+        return module.canonical
+    trained = sum(parameter.numel() for parameter in module.parameters())
+    return f"{type(module).__name__}, {trained:,} trained parameters"
+
+
+def _by_role(member: Member, adapters: Mapping[str, ModuleLike], taps: Roles) -> nn.ModuleDict:
     lists: dict[str, nn.Module] = {}
     for role, given in adapters.items():
         if role not in taps:

@@ -133,9 +133,7 @@ class Probed:
     keep: frozenset[TapAddress]
 
 
-def probe(
-    model: nn.Module, inputs: Any, addresses: tuple[TapAddress, ...], where: str
-) -> Probed:
+def probe(model: nn.Module, inputs: Any, addresses: tuple[TapAddress, ...], where: str) -> Probed:
     """Run a small batch through a model and report the shapes at its taps.
 
     Raises:

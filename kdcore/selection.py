@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kdcore.catalog import UNPACKAGED, Catalog, Origin, load_strategy
+from kdcore.catalog import UNPACKAGED, Catalog, Origin, printable
 from kdcore.ensemble import Member
-from kdcore.errors import ConfigError, unknown
+from kdcore.errors import CatalogError, ConfigError, unknown
 from kdcore.experiment import StrategyConfig
-from kdcore.strategy import Strategy
+from kdcore.strategy import API_VERSION, Strategy
 from kdcore.validation import describe_validation
 
 ALL_TEACHERS = "all"
@@ -47,6 +47,26 @@ def select(
                 f'{{ name = "{label}", label = "{label}2" }}'
             )
     return tuple(members)
+
+
+def load_strategy(name: str, catalog: Catalog) -> tuple[type[Strategy], Origin]:
+    """Import the strategy of one name and check that it is one.
+
+    Raises:
+        CatalogError: as `Catalog.load`; or what was imported is no `Strategy` of this API.
+    """
+    loaded, origin = catalog.load(name)
+    if not (isinstance(loaded, type) and issubclass(loaded, Strategy)):
+        raise CatalogError(
+            f"{name!r} ({origin}) is {type(loaded).__name__} {printable(repr(loaded))[:80]}, "
+            "not a subclass of kdcore.Strategy"
+        )
+    if loaded.api_version != API_VERSION:
+        raise CatalogError(
+            f"{name!r} ({origin}) is written for API {loaded.api_version}, "
+            f"this kdcore has {API_VERSION}"
+        )
+    return loaded, origin
 
 
 def agreed_task_weight(members: Iterable[Member]) -> float:

@@ -64,6 +64,9 @@ Shapes = ByRole[torch.Size]
 """Shapes of the activations of one small batch, batch dimension first, by role."""
 
 
+AuxiliaryLoss = Tensor | Mapping[str, Tensor]
+"""What a strategy's loss may be: a vector, a scalar, or either by name."""
+
 TapLike = str | Sequence[str]
 """The address of one tap, or those of several: see `kdcore.taps`."""
 

@@ -50,9 +50,7 @@ class StrategySettings(BaseModel):
         if not isinstance(values, dict):
             return values
         return {
-            key: cls.model_fields[key].default
-            if value == "auto" and _is_auto(cls, key)
-            else value
+            key: cls.model_fields[key].default if value == "auto" and _is_auto(cls, key) else value
             for key, value in values.items()
         }
 

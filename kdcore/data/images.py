@@ -175,4 +175,5 @@ def fit(image: Tensor, size: int) -> Tensor:
         interpolation=InterpolationMode.BILINEAR,
         antialias=True,
     )
-    return transforms.center_crop(resized, [size, size])
+    square: Tensor = transforms.center_crop(resized, [size, size])
+    return square

@@ -1,0 +1,123 @@
+"""Distillation in one call, for people who do not keep a training loop of their own."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from kdcore.data.source import DatasetSource, Samples, Source
+from kdcore.distiller import Distiller
+from kdcore.errors import ConfigError, DataError
+from kdcore.evaluation import evaluate
+from kdcore.experiment import TrainConfig
+from kdcore.run import find_device
+from kdcore.selection import Entry
+from kdcore.signals import Setup
+from kdcore.tasks import UNLABELLED, Classification
+from kdcore.trainer import History, Observer, train
+from kdcore.validation import describe_validation
+
+Data = Samples | tuple[Tensor, Tensor] | Source
+
+
+@dataclass(frozen=True)
+class Result:
+    """A distilled student.
+
+    Attributes:
+        student: the model that was handed over, trained in place; no hooks are left on it.
+        accuracy: on the evaluation data in per cent, of the last weights.
+        history: one record an epoch, and the best weights where there was validation data.
+    """
+
+    student: nn.Module
+    accuracy: float
+    history: History
+
+
+def distill(
+    teacher: nn.Module | Mapping[str, nn.Module] | None,
+    student: nn.Module,
+    train_data: Data,
+    eval_data: Data,
+    strategies: Iterable[Entry] = (),
+    *,
+    validation_data: Data | None = None,
+    task_weight: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    observers: Iterable[Observer] = (),
+    **training: Any,
+) -> Result:
+    """Train a classifier to do its task and to follow a teacher.
+
+    Args:
+        teacher: the model to learn from, or several by name; None to train the student alone.
+        student: the model to train, in place.
+        train_data: a data set of ``(input, target)`` pairs, or a pair of tensors
+            ``[samples, ...]`` and ``int64 [samples]``; -100 is no label.
+        eval_data: the same, to measure accuracy on after each epoch; it chooses nothing.
+        strategies: names, mappings or `Strategy` instances, as `Distiller` takes them.
+        validation_data: the same again, to choose the best weights on.
+        task_weight: weight of the task's loss; if not given, what the strategies' papers use.
+        seed: of order, dropout and adapters; the student's initial weights are as handed over.
+        device: ``"auto"`` for the accelerator where there is one; or its name.
+        observers: told of each step and each epoch, see `kdcore.trainer.Observer`.
+        training: keys of ``[train]``: epochs, batch_size, optimizer, lr, schedule, ...
+
+    Returns:
+        `Result`: the student with its last weights, its accuracy, and the history.
+
+    Raises:
+        ConfigError: a key of the training or an entry of `strategies` is wrong.
+        DataError: the data is empty, or its targets are no classes.
+        NonFiniteLossError: a loss became infinite or not a number.
+    """
+    try:
+        config = TrainConfig.model_validate(training)
+    except ValidationError as error:
+        raise ConfigError(describe_validation(error, "distill", TrainConfig)) from None
+    source = _source(train_data, "train_data")
+    test = _source(eval_data, "eval_data")
+    validation = None if validation_data is None else _source(validation_data, "validation_data")
+    if not bool((test.targets != UNLABELLED).any()):
+        raise DataError("eval_data has no labels to measure accuracy on")
+    task = Classification(config.label_smoothing)
+    sample = source.batch(torch.arange(min(2, len(source))))
+    place = find_device(device)
+    with Distiller(
+        teacher,
+        student,
+        strategies,
+        task_weight=task_weight,
+        sample_input=sample.inputs,
+        teacher_sample_input=sample.teacher_inputs,
+        setup=Setup(targets=source.targets),
+        task=task,
+        seed=seed,
+        device=place,
+    ) as distiller:
+        history = train(
+            distiller,
+            source,
+            config,
+            seed,
+            test=test,
+            validation=validation,
+            observers=tuple(observers),
+        )
+    return Result(student, evaluate(student, test, task).accuracy, history)
+
+
+def _source(data: Data, name: str) -> Source:
+    if isinstance(data, Source):
+        return data
+    if isinstance(data, tuple):
+        if len(data) != 2 or len(data[0]) != len(data[1]):
+            raise DataError(f"{name}: expected a pair of tensors of equal length")
+        data = TensorDataset(*data)
+    return DatasetSource(data, name)

@@ -1,0 +1,112 @@
+"""`kdcore compare`: the main job."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdcore.cli import options
+
+EXAMPLE = (
+    "Example: [bold]kdcore compare --data folder --root photos --strategies logits,logits+fitnets "
+    "--seeds 42,43,44[/]"
+)
+
+
+def command(
+    file: Annotated[Path | None, typer.Argument(help="A comparison as a TOML file.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A comparison that comes with kdcore: demo, tutorial.")
+    ] = None,
+    strategies: Annotated[
+        str | None, typer.Option(help="Candidates: names, with , between and + within them.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds with commas: 42,43,44.")] = None,
+    data: options.DataName = None,
+    root: options.Root = None,
+    labels: options.Labels = None,
+    all_labels: options.AllLabels = False,
+    limit: options.Limit = None,
+    validation: options.Validation = None,
+    group_by: options.GroupBy = None,
+    skip_unreadable: options.SkipUnreadable = False,
+    teacher: options.TeacherFile = None,
+    teacher_model: options.TeacherModel = None,
+    student_model: options.StudentModel = None,
+    image_size: options.ImageSize = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    lr: options.Lr = None,
+    device: options.Device = None,
+    assignments: options.Set = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for all files.")] = None,
+    json_file: options.Json = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a teacher, the student alone and with each candidate from equal starts, and compare.
+
+    Without arguments: the tutorial's models and methods on handwritten digits with few labels.
+    """
+    from kdcore import configfile
+    from kdcore.errors import ConfigError
+
+    if file is not None and recipe is not None:
+        raise ConfigError("give a file or --recipe, not both")
+    name = file.stem if file else recipe or "demo"
+    tree = configfile.read_file(file) if file else configfile.read_recipe(name)
+    if strategies is not None:
+        tree["candidates"] = configfile.candidates_for(tree, strategies)
+    if all_labels:
+        if labels is not None:
+            raise ConfigError("give --labels or --all-labels, not both")
+        tree.get("data", {}).pop("labels", None)
+    options.assign(
+        tree,
+        {
+            "seeds": None if seeds is None else _seeds(seeds),
+            "data.name": data,
+            "data.root": root,
+            "data.labels": labels,
+            "data.limit": limit,
+            "data.validation": validation,
+            "data.group_by": group_by,
+            "data.skip_unreadable": skip_unreadable or None,
+            "teacher.weights": teacher,
+            "teacher.model": teacher_model,
+            "student.model": student_model,
+            "teacher.image_size": image_size,
+            "student.image_size": image_size,
+            "train.epochs": epochs,
+            "train.batch_size": batch_size,
+            "train.lr": lr,
+            "device": device,
+        },
+    )
+    configfile.override(tree, assignments or [])
+    config = configfile.as_comparison(tree, str(file) if file else f"recipe {name}")
+    options.announce_imports(config.teacher.model, config.student.model)
+
+    from rich.console import Console
+
+    from kdcore import comparison, report
+    from kdcore.files import write_json
+    from kdcore.run import RunContext
+
+    console = Console(quiet=quiet, highlight=False)
+    context = RunContext(config, out or options.OUT / name, console)
+    results = comparison.compare(context, config)
+    report.write_report(context.out, f"kdcore compare: {name}", results)
+    if json_file is not None:
+        write_json(json_file, report.as_json(results))
+    console.quiet = False
+    console.print(report.terminal_table(results))
+    console.print(f"report: {context.out / 'report.md'}", soft_wrap=True)
+
+
+def _seeds(text: str) -> list[int]:
+    from kdcore.errors import ConfigError
+
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds {text}: expected whole numbers with commas") from None

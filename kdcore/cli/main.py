@@ -1,0 +1,73 @@
+"""The command `kdcore`: its commands, and how failures become one line and an exit code.
+
+Nothing heavy is imported here: help must not wait for PyTorch.
+"""
+
+import os
+import sys
+
+import typer
+from typer.exceptions import Abort, TyperException
+
+from kdcore import __version__
+from kdcore.cli import compare, layers, run, strategies
+from kdcore.errors import KdcoreError
+
+app = typer.Typer(
+    name="kdcore",
+    help="Distil any PyTorch teacher into any PyTorch student, with methods as plugins.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(name="compare", epilog=compare.EXAMPLE)(compare.command)
+app.command(name="run", epilog=run.EXAMPLE)(run.command)
+app.command(name="strategies", epilog=strategies.EXAMPLE)(strategies.command)
+app.command(name="layers", epilog=layers.EXAMPLE)(layers.command)
+
+INTERRUPTED = 130
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kdcore {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+    ),
+) -> None:
+    """Distil any PyTorch teacher into any PyTorch student, with methods as plugins."""
+
+
+def main() -> None:
+    """Run the command line and exit: 0, 2 for what was typed, 3 for a run that failed."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        code = app(arguments, prog_name="kdcore", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except KdcoreError as error:
+        return _fail(str(error), error.exit_code)
+    except TyperException as error:
+        return _fail(error.format_message(), 2)
+    except (KeyboardInterrupt, Abort):
+        return _fail("interrupted; the same command keeps what was finished", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader has gone; leave quietly, and keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _fail(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    typer.echo(f"error: {line}", err=True)
+    return code

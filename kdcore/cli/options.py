@@ -1,0 +1,70 @@
+"""Options that several commands have, and what they change in an experiment."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+OUT = Path("kdcore-runs")
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Set any key of the experiment."),
+]
+DataName = Annotated[
+    str | None,
+    typer.Option("--data", help="digits, cifar10, cifar100, folder or csv."),
+]
+Root = Annotated[Path | None, typer.Option(help="Folder of the data; for csv the file.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training images.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images an optimizer step.")]
+Lr = Annotated[float | None, typer.Option(help="Learning rate.")]
+Labels = Annotated[int | None, typer.Option(help="Labels that the students may see.")]
+AllLabels = Annotated[bool, typer.Option("--all-labels", help="Let the students see all labels.")]
+Limit = Annotated[int | None, typer.Option(help="Use the first N images of each part.")]
+Validation = Annotated[
+    float | None, typer.Option(help="Share of the training images to choose weights on.")
+]
+GroupBy = Annotated[
+    str | None, typer.Option(help="Regular expression on paths; equal groups stay together.")
+]
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")
+]
+TeacherFile = Annotated[
+    Path | None, typer.Option("--teacher", help="Weights of a trained teacher.")
+]
+TeacherModel = Annotated[
+    str | None,
+    typer.Option(help="deepnn, lightnn, torchvision/NAME or package.module:callable."),
+]
+StudentModel = Annotated[str | None, typer.Option(help="As for the teacher.")]
+ImageSize = Annotated[int | None, typer.Option(help="Side in pixels for both models.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Also write the result here, for programs.")
+]
+
+
+def assign(tree: dict[str, Any], values: dict[str, Any]) -> None:
+    """Set the keys whose options were given, in place.
+
+    Args:
+        tree: the experiment.
+        values: by dotted key; None for an option that was not given.
+    """
+    from kdcore.configfile import set_key
+
+    for key, value in values.items():
+        if value is not None:
+            set_key(tree, key.split("."), str(value) if isinstance(value, Path) else value)
+
+
+def announce_imports(*models: str) -> None:
+    """Print what a model's name would import, before it is imported."""
+    from kdcore.models.build import where_from
+
+    for model in dict.fromkeys(models):
+        if found := where_from(model):
+            typer.echo(f"importing {found}", err=True)

@@ -1,0 +1,57 @@
+"""`kdcore run`: one student, from a file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdcore.cli import options
+
+EXAMPLE = "Example: [bold]kdcore run experiment.toml --set train.epochs=20[/]"
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="The run as a TOML file.")],
+    assignments: options.Set = None,
+    device: options.Device = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for all files.")] = None,
+    json_file: options.Json = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train one student with the strategies of a file; its teacher first, where it has no weights."""
+    from kdcore import configfile
+
+    tree = configfile.read_file(file)
+    options.assign(tree, {"device": device})
+    configfile.override(tree, assignments or [])
+    config = configfile.as_run(tree, str(file))
+    options.announce_imports(config.teacher.model, config.student.model)
+
+    from rich.console import Console
+
+    from kdcore import report
+    from kdcore.comparison import STUDENT, describe
+    from kdcore.files import write_json
+    from kdcore.run import RunContext, run_student, run_teacher
+
+    console = Console(quiet=quiet, highlight=False)
+    context = RunContext(config, out or options.OUT / file.stem, console)
+    name = "+".join(entry.label or entry.name for entry in config.strategies) or STUDENT
+    with context.distiller(
+        config.seed,
+        context.new_student(config.seed),
+        context.new_teacher(config.seed),
+        config.strategies,
+        config.task_weight,
+    ) as rehearsal:
+        for line in (*context.data.notes, *describe(rehearsal)):
+            console.print(line, markup=False, soft_wrap=True)
+    teacher = run_teacher(context, config.seed) if config.strategies else None
+    results = [] if teacher is None else [teacher.result]
+    result = run_student(context, config.seed, name, config.strategies, config.task_weight, teacher)
+    results.append(result)
+    if json_file is not None:
+        write_json(json_file, report.as_json(results))
+    console.quiet = False
+    console.print(report.terminal_table(results))
+    console.print(f"student: {Path(result.folder) / 'student.safetensors'}", soft_wrap=True)

@@ -1,0 +1,145 @@
+"""A comparison: the student alone and with each candidate, from equal starts, seed by seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from rich.markup import escape
+from torch import nn
+
+from kdcore.configfile import as_toml
+from kdcore.distiller import Distiller
+from kdcore.experiment import CandidateConfig, ComparisonConfig
+from kdcore.files import write_bytes
+from kdcore.run import RunContext, RunResult, digest_of, run_student, run_teacher
+from kdcore.statistics import Summary, summarise
+
+TEACHER = "teacher"
+STUDENT = "student"
+COMPARISON = "comparison.toml"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a comparison's table, over all its seeds.
+
+    Attributes:
+        name: ``"teacher"``, ``"student"`` for the student alone, or a candidate's label.
+        accuracy: on the test samples in per cent, of the last weights.
+        difference: to the student alone, paired by seed; None in its own row.
+        loss: mean total loss of the last epoch; None of a teacher that came trained.
+        seconds: a run.
+        best: accuracy of the weights that were best on the validation split; None without one.
+    """
+
+    name: str
+    accuracy: Summary
+    difference: Summary | None
+    loss: Summary | None
+    seconds: Summary
+    best: Summary | None
+
+
+def compare(context: RunContext, config: ComparisonConfig) -> list[RunResult]:
+    """Run a comparison and return every run, in order.
+
+    All runs are set up once before any is trained, so that what cannot work fails at once.
+
+    Args:
+        context: made from the same experiment.
+        config: the comparison.
+
+    Raises:
+        UserError: a candidate cannot be set up.
+        RunError: a run failed; those that were finished are kept.
+    """
+    write_bytes(context.out / COMPARISON, as_toml(config).encode())
+    _rehearse(context, config)
+    results: list[RunResult] = []
+    for seed in config.seeds:
+        teacher = run_teacher(context, seed)
+        results.append(teacher.result)
+        results.append(run_student(context, seed, STUDENT, (), 1.0, None))
+        for candidate in config.candidates:
+            weight = _task_weight(config, candidate)
+            results.append(
+                run_student(context, seed, candidate.label, candidate.strategies, weight, teacher)
+            )
+    return results
+
+
+def _task_weight(config: ComparisonConfig, candidate: CandidateConfig) -> float | None:
+    return config.task_weight if candidate.task_weight is None else candidate.task_weight
+
+
+def _rehearse(context: RunContext, config: ComparisonConfig) -> None:
+    """Set up every run without training it, and print what a user should know."""
+    seed, show = config.seeds[0], context.console.print
+    teacher = context.new_teacher(seed)
+    student = context.new_student(seed)
+    for line in (_data_line(context), *context.data.notes):
+        show(line, highlight=False, soft_wrap=True, markup=False)
+    show(f"teacher {config.teacher.model}: {_parameters(teacher):,} parameters", highlight=False)
+    show(f"student {config.student.model}: {_parameters(student):,} parameters", highlight=False)
+    start = digest_of(student.state_dict())
+    show(f"  norm of its first layer: {first_layer_norm(student)}", highlight=False)
+    for candidate in config.candidates:
+        fresh = context.new_student(seed)
+        weight = _task_weight(config, candidate)
+        with context.distiller(seed, fresh, teacher, candidate.strategies, weight) as distiller:
+            lines = describe(distiller)
+        assert digest_of(fresh.state_dict()) == start, "a set-up changed the student's start"
+        show(f"candidate [bold]{escape(candidate.label)}[/]", highlight=False)
+        for line in lines:
+            show(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+    show(f"all students of a seed start equal ({len(config.candidates) + 1} checked)")
+
+
+def describe(distiller: Distiller) -> list[str]:
+    """Say what a run consists of: weights, and what each strategy compares."""
+    lines = [f"task weight {distiller.task_weight:g}"]
+    for member, student, teacher in distiller.tapped():
+        lines.append(f"{member.label}: weight {member.weight:g}, {member.strategy!r}")
+        lines += [f"  student {line}" for line in student]
+        lines += [f"  {member.teacher} {line}" for line in teacher]
+    return lines
+
+
+def _data_line(context: RunContext) -> str:
+    data = context.data
+    device = f"{context.device.type}, {torch.get_num_threads()} threads"
+    return (
+        f"{data.name}: {len(data.student)} training and {len(data.test)} test images"
+        + (f", {len(data.validation)} for validation" if data.validation else "")
+        + f", {len(data.classes)} classes; {data.student_preprocess.size} pixels; {device}"
+    )
+
+
+def first_layer_norm(model: nn.Module) -> float:
+    """Return the Euclidean norm of a model's first parameter."""
+    return float(next(model.parameters()).detach().norm())
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def table(results: Sequence[RunResult]) -> list[Row]:
+    """Summarise the runs of a comparison, one row a name, over their seeds."""
+    alone = {result.seed: result for result in results if result.name == STUDENT}
+    names = list(dict.fromkeys(result.name for result in results))
+    return [_row(name, [r for r in results if r.name == name], alone) for name in names]
+
+
+def _row(name: str, runs: Sequence[RunResult], alone: dict[int, RunResult]) -> Row:
+    pairs = [(run.accuracy, alone[run.seed].accuracy) for run in runs if run.seed in alone]
+    losses = [run.loss for run in runs if run.loss is not None]
+    best = [run.best_accuracy for run in runs if run.best_accuracy is not None]
+    return Row(
+        name,
+        summarise([run.accuracy for run in runs]),
+        None if name == STUDENT or not pairs else summarise([own - base for own, base in pairs]),
+        summarise(losses) if losses else None,
+        summarise([run.seconds for run in runs]),
+        summarise(best) if best else None,
+    )

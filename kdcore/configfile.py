@@ -1,0 +1,182 @@
+"""Experiments as files: reading TOML, overriding single keys, writing what was resolved."""
+
+import tomllib
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+from pydantic import ValidationError
+
+from kdcore.errors import ConfigError, unknown
+from kdcore.experiment import ComparisonConfig, Experiment, RunConfig
+from kdcore.validation import describe_validation
+
+E = TypeVar("E", bound=Experiment)
+Tree = dict[str, Any]
+
+_PATHS = (("data", "root"), ("teacher", "weights"), ("student", "weights"))
+
+
+def read_file(path: Path) -> Tree:
+    """Read an experiment file; paths in it are relative to its folder.
+
+    Raises:
+        ConfigError: it is missing, unreadable or no TOML.
+    """
+    try:
+        tree = _parsed(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    for table, key in _PATHS:
+        section = tree.get(table)
+        if isinstance(section, dict) and isinstance(section.get(key), str):
+            section[key] = str(path.absolute().parent / section[key])
+    return tree
+
+
+def recipes() -> list[str]:
+    """Return the names of the recipes that come with kdcore."""
+    folder = files("kdcore") / "recipes"
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".toml")
+    )
+
+
+def read_recipe(name: str) -> Tree:
+    """Read one of the experiment files that come with kdcore.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if name not in recipes():
+        raise ConfigError(unknown("recipe", name, recipes()))
+    return _parsed((files("kdcore") / "recipes" / f"{name}.toml").read_bytes(), name)
+
+
+def _parsed(data: bytes, where: str) -> Tree:
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{where}: not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deeply") from None
+
+
+def override(tree: Tree, assignments: Iterable[str]) -> None:
+    """Set single keys, in place.
+
+    Args:
+        tree: an experiment.
+        assignments: ``key.path=value``; the value is TOML, or a string where it is not. Entries
+            of a list are named by position from 0, or by their label or name:
+            ``candidates.logits.strategies.logits.temperature=4``.
+
+    Raises:
+        ConfigError: an assignment has no ``=``, or its path leads nowhere.
+    """
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path.strip():
+            raise ConfigError(f"--set {assignment}: expected key.path=value")
+        set_key(tree, path.strip().split("."), _value(text.strip()))
+
+
+def set_key(tree: Tree, path: list[str], value: Any) -> None:
+    """Set one key, by its path, in place."""
+    node: Any = tree
+    for part in path[:-1]:
+        node = _child(node, part, path)
+    if isinstance(node, list):
+        node[_position(node, path[-1], path)] = value
+    elif isinstance(node, dict):
+        node[path[-1]] = value
+    else:
+        raise ConfigError(f"--set {'.'.join(path)}: {path[-2]} is no table")
+
+
+def _child(node: Any, part: str, path: list[str]) -> Any:
+    if isinstance(node, list):
+        return node[_position(node, part, path)]
+    if isinstance(node, dict):
+        return node.setdefault(part, {})
+    raise ConfigError(f"--set {'.'.join(path)}: nothing lies below {part}")
+
+
+def _position(entries: list[Any], part: str, path: list[str]) -> int:
+    if part.isdecimal() and int(part) < len(entries):
+        return int(part)
+    names = [str(e.get("label") or e.get("name")) for e in entries if isinstance(e, dict)]
+    if part in names:
+        return names.index(part)
+    raise ConfigError(f"--set {'.'.join(path)}: {unknown('entry', part, names)}")
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def as_run(tree: Tree, where: str) -> RunConfig:
+    """Check a file's content as one run.
+
+    Raises:
+        ConfigError: a key is unknown, missing or out of bounds; or it is a comparison's file.
+    """
+    if "candidates" in tree or "seeds" in tree:
+        raise ConfigError(f"{where}: is a comparison (it has candidates or seeds): kdcore compare")
+    return _validated(RunConfig, tree, where)
+
+
+def as_comparison(tree: Tree, where: str) -> ComparisonConfig:
+    """Check a file's content as a comparison.
+
+    Raises:
+        ConfigError: a key is unknown, missing or out of bounds; or it is one run's file.
+    """
+    if "strategies" in tree or "seed" in tree:
+        raise ConfigError(f"{where}: is one run (it has strategies or seed): kdcore run")
+    return _validated(ComparisonConfig, tree, where)
+
+
+def _validated(kind: type[E], tree: Tree, where: str) -> E:
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(describe_validation(error, where, kind)) from None
+
+
+def as_toml(experiment: Experiment) -> str:
+    """Write an experiment with every key that has a value, so that reading it gives it again."""
+    return tomli_w.dumps(experiment.model_dump(mode="json", exclude_none=True))
+
+
+def candidates_for(tree: Tree, text: str) -> list[Tree]:
+    """Turn ``a,b+c`` into candidates, with the settings that an experiment has for each name.
+
+    Args:
+        tree: the experiment; entries of its candidates lend their settings.
+        text: names with commas between candidates and ``+`` between strategies of one.
+
+    Raises:
+        ConfigError: a name is empty.
+    """
+    known: dict[str, Tree] = {}
+    for candidate in tree.get("candidates", []):
+        for entry in candidate.get("strategies", []):
+            known.setdefault(entry["name"], entry)
+    chosen = []
+    for label in text.split(","):
+        names = [name.strip() for name in label.split("+")]
+        if not all(names):
+            raise ConfigError(f"--strategies {text}: expected names like logits,cosine+fitnets")
+        entries = [dict(known.get(name, {"name": name})) for name in names]
+        chosen.append({"label": "+".join(names), "strategies": entries})
+    return chosen

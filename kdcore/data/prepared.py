@@ -1,0 +1,111 @@
+"""An experiment's data as its models want it, made once and shared by all its runs."""
+
+import hashlib
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kdcore.data.images import LabelledImages
+from kdcore.data.load import hold_out, keep_labels, load_data
+from kdcore.data.preprocess import Preprocess
+from kdcore.data.source import ImageSource
+from kdcore.experiment import Experiment
+from kdcore.models.build import preprocess_for
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """The sources of an experiment.
+
+    Attributes:
+        name: of the data set.
+        classes: names of the classes, by index.
+        student: what students learn from; labels that they may not see are taken away.
+        teacher: what a teacher learns from: every labelled training image.
+        validation: held out of training, to choose weights on; None without one.
+        test: decides nothing.
+        teacher_test: the same samples, for a teacher that is trained here.
+        student_preprocess: how the student wants images.
+        teacher_preprocess: how the teacher does.
+        fingerprint: changes when an image, a label, a split or a size does.
+        notes: what a user should know.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    student: ImageSource
+    teacher: ImageSource
+    validation: ImageSource | None
+    test: ImageSource
+    teacher_test: ImageSource
+    student_preprocess: Preprocess
+    teacher_preprocess: Preprocess
+    fingerprint: str
+    notes: tuple[str, ...]
+
+
+def prepare_data(experiment: Experiment) -> PreparedData:
+    """Load an experiment's data and split it.
+
+    Raises:
+        DataError: the data is missing, unreadable or not enough.
+    """
+    config = experiment.data
+    loaded = load_data(config)
+    train, held_out = loaded.train, None
+    if config.validation:
+        train, held_out = hold_out(train, config.validation, config.split_seed)
+    few = train if config.labels is None else keep_labels(train, config.labels, config.split_seed)
+    student = preprocess_for(experiment.student, loaded.train.images)
+    teacher = preprocess_for(experiment.teacher, loaded.train.images)
+    source = ImageSource(few, student, teacher)
+    # The teacher trains as a student does: both of its inputs are the teacher's.
+    labelled = train.subset(train.labelled.tolist())
+    teacher_source = ImageSource(labelled, teacher)
+    test = ImageSource(loaded.test, student, teacher)
+    digest = hashlib.sha256()
+    for part in (few, held_out, loaded.test):
+        if part is not None:
+            digest.update(f"{part.images.fingerprint()}{part.classes}".encode())
+            digest.update(_bytes(part.targets))
+    digest.update(f"{student}{teacher}".encode())
+    return PreparedData(
+        loaded.name,
+        loaded.train.classes,
+        source,
+        teacher_source,
+        None if held_out is None else ImageSource(held_out, student, teacher),
+        test,
+        test if student == teacher else ImageSource(loaded.test, teacher),
+        student,
+        teacher,
+        digest.hexdigest(),
+        (*loaded.notes, *_notes(source, few, train, student, teacher)),
+    )
+
+
+def _notes(
+    source: ImageSource,
+    few: LabelledImages,
+    train: LabelledImages,
+    student: Preprocess,
+    teacher: Preprocess,
+) -> list[str]:
+    notes = []
+    seen, labelled = len(few.labelled), len(train.labelled)
+    if seen < len(few):
+        notes.append(
+            f"{len(few)} training images; the student sees {seen} labels, the others reach it "
+            f"through the teacher alone; a teacher that is trained here sees {labelled}"
+        )
+    if student.size != teacher.size:
+        notes.append(
+            f"images of {student.size} pixels for the student, {teacher.size} for the teacher"
+        )
+    if not source.in_memory:
+        notes.append("the decoded images do not fit the memory set aside and are read each time")
+    return notes
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.contiguous().numpy().tobytes()

@@ -1,0 +1,125 @@
+"""Files that appear whole or not at all, and weights that import nothing when they are read."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from kdcore.errors import ModelError, UserError, unknown
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder for results.
+
+    Raises:
+        UserError: it cannot be created or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the output folder {path}: {error.strerror}; choose another with --out"
+        ) from None
+    return path
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file beside its final name, flush it to disk, then rename it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as JSON, indented; not-a-number and infinity are refused."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that kdcore wrote; None where it is not there or not whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write a state dict as safetensors; tensors that share memory are written each."""
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    write_bytes(path, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+
+
+def load_weights(model: nn.Module, path: Path, where: str) -> None:
+    """Load a file of weights into a model, every name and shape as it is.
+
+    Args:
+        model: the model.
+        path: ``.safetensors``, or PyTorch's own format, of which only tensors are read.
+        where: whose weights they are, for errors.
+
+    Raises:
+        ModelError: the file is missing, no file of weights, does not fit, or has values that
+            are not finite.
+    """
+    weights = read_weights(path, where)
+    expected = model.state_dict()
+    prefix = f"{where}: {path}"
+    for name in weights:
+        if name not in expected:
+            raise ModelError(f"{prefix}: {unknown('tensor', name, expected)}")
+    for name, tensor in expected.items():
+        if name not in weights:
+            raise ModelError(f"{prefix}: the tensor {name!r} is missing")
+        if weights[name].shape != tensor.shape:
+            raise ModelError(
+                f"{prefix}: the tensor {name!r} is {list(weights[name].shape)}, the model's is "
+                f"{list(tensor.shape)}; was it trained for other classes or another image size?"
+            )
+        if not bool(torch.isfinite(weights[name].float()).all()):
+            raise ModelError(f"{prefix}: the tensor {name!r} has values that are not finite")
+    model.load_state_dict(weights)
+
+
+def read_weights(path: Path, where: str) -> dict[str, Tensor]:
+    """Read a file of weights onto the CPU, without running anything that it holds.
+
+    Raises:
+        ModelError: the file is missing or no file of weights.
+    """
+    if not path.is_file():
+        raise ModelError(f"{where}: there is no file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{where}: {path} cannot be read: {_first_line(error)}") from None
+    except Exception:  # what torch.load raises on a file that is something else is not documented
+        raise ModelError(
+            f"{where}: {path} is no file of weights alone (a state dict, or .safetensors); "
+            "save the model with torch.save(model.state_dict(), ...)"
+        ) from None
+    if not isinstance(loaded, Mapping) or not all(isinstance(t, Tensor) for t in loaded.values()):
+        raise ModelError(f"{where}: {path} holds no state dict of tensors")
+    return {str(name): tensor for name, tensor in loaded.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,60 @@
+"""PyTorch's optimizers and learning-rate schedules, as `[train]` names them."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn, optim
+from torch.optim import lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
+
+from kdcore.errors import ModelError
+from kdcore.experiment import TrainConfig
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> optim.Optimizer:
+    """Build the optimizer over the parameters that are trained.
+
+    Raises:
+        ModelError: there is no parameter to train.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if not trained:
+        raise ModelError("there is nothing to train: no parameter has requires_grad=True")
+    if config.optimizer == "sgd":
+        return optim.SGD(
+            trained,
+            lr=config.lr,
+            momentum=0.9 if config.momentum is None else config.momentum,
+            nesterov=bool(config.nesterov),
+            weight_decay=config.weight_decay,
+        )
+    kind = optim.AdamW if config.optimizer == "adamw" else optim.Adam
+    return kind(trained, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def build_schedule(
+    optimizer: optim.Optimizer, config: TrainConfig, steps_an_epoch: int
+) -> LRScheduler:
+    """Build the schedule of the learning rate; step it once after each optimizer step."""
+    total = config.epochs * steps_an_epoch
+    warmup = round(config.warmup_epochs * steps_an_epoch)
+    schedule: LRScheduler
+    if config.schedule == "cosine":
+        schedule = lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, total - warmup))
+    elif config.schedule == "one-cycle":
+        schedule = lr_scheduler.OneCycleLR(optimizer, max_lr=config.lr, total_steps=total)
+    elif config.schedule == "step":
+        milestones = [epoch * steps_an_epoch - warmup for epoch in config.milestones or ()]
+        schedule = lr_scheduler.MultiStepLR(optimizer, milestones, gamma=config.gamma or 0.1)
+    else:
+        schedule = lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
+    if warmup == 0:
+        return schedule
+    rising = lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=warmup)
+    return lr_scheduler.SequentialLR(optimizer, [rising, schedule], milestones=[warmup])
+
+
+def clip(parameters: Iterable[nn.Parameter], norm: float | None) -> None:
+    """Scale the whole gradient down to a norm, where it is larger."""
+    if norm is not None:
+        torch.nn.utils.clip_grad_norm_(parameters, norm)

@@ -1,0 +1,126 @@
+"""What a user sees while a training runs, and the metrics log that programs read."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from kdcore.trainer import EpochRecord, StepRecord
+
+
+class TrainingDisplay:
+    """A bar with losses, images/s and time left on a terminal; one line an epoch everywhere.
+
+    Args:
+        console: where to print.
+        title: whose training it is.
+        epochs: how many epochs it has.
+    """
+
+    def __init__(self, console: Console, title: str, epochs: int) -> None:
+        self._console = console
+        self._title = title
+        self._epochs = epochs
+        self._bar = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[losses]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._console.print(f"[bold]{escape(self._title)}[/]")
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def on_step(self, record: StepRecord) -> None:
+        """Move the bar."""
+        if self._task is None:
+            self._task = self._bar.add_task("steps", total=record.steps, speed="", losses="")
+        speed = self._bar.tasks[0].speed
+        self._bar.update(
+            self._task,
+            advance=1,
+            speed=f"{speed * record.samples:,.0f} images/s" if speed else "",
+            losses=escape(_losses(record.losses["total"], record.losses)),
+        )
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Print the epoch's line."""
+        line = f"  epoch {record.epoch:>3}/{self._epochs}  "
+        line += _losses(record.loss, record.losses)
+        if record.validation is not None:
+            line += f"  validation {record.validation:.2f} %"
+        if record.accuracy is not None:
+            line += f"  accuracy {record.accuracy:.2f} %"
+        line += f"  {record.samples / record.seconds:,.0f} images/s"
+        self._bar.console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _losses(total: float, losses: Mapping[str, float]) -> str:
+    parts = {label: value for label, value in losses.items() if label != "total"}
+    text = f"loss {total:.4f}"
+    if len(parts) > 1:
+        text += " (" + ", ".join(f"{label} {value:.4f}" for label, value in parts.items()) + ")"
+    return text
+
+
+class MetricsLog:
+    """A file of JSON lines: one a step (``"kind": "step"``), one an epoch (``"epoch"``).
+
+    Args:
+        path: the file; what it held is replaced.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def on_step(self, record: StepRecord) -> None:
+        """Append the step's losses."""
+        self._write("step", record)
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Append the epoch's losses and accuracies."""
+        self._write("epoch", record)
+        self._file.flush()
+
+    def _write(self, kind: str, record: StepRecord | EpochRecord) -> None:
+        self._file.write(json.dumps({"kind": kind, **asdict(record)}) + "\n")

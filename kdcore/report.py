@@ -1,0 +1,144 @@
+"""A comparison for people: the table on the terminal, as Markdown, and its curves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from kdcore.comparison import Row, table
+from kdcore.files import write_bytes, write_json
+from kdcore.run import RunResult
+from kdcore.statistics import Summary
+
+TITLES = {"teacher": "teacher", "student": "student alone"}
+
+
+def cells(row: Row) -> list[str]:
+    """Return a row's cells as text: accuracy, difference, loss, seconds, best."""
+    return [
+        TITLES.get(row.name, row.name),
+        _mean(row.accuracy, ".2f"),
+        _difference(row.difference),
+        _mean(row.loss, ".4f"),
+        f"{row.seconds.mean:.1f}",
+        _mean(row.best, ".2f"),
+    ]
+
+
+HEADINGS = (
+    "",
+    "accuracy (%)",
+    "to student alone",
+    "loss",
+    "seconds",
+    "best on validation (%)",
+)
+
+
+def _mean(summary: Summary | None, form: str) -> str:
+    if summary is None:
+        return "–"
+    text = format(summary.mean, form)
+    return text if summary.sd is None else f"{text} ± {format(summary.sd, form)}"
+
+
+def _difference(summary: Summary | None) -> str:
+    if summary is None:
+        return "–"
+    text = format(summary.mean, "+.2f")
+    if summary.interval is None:
+        return text
+    low, high = summary.interval
+    return f"{text} ({low:+.2f} to {high:+.2f})"
+
+
+def _lines(results: Sequence[RunResult]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Return headings and cells, without the column of validation where there is none."""
+    rows = table(results)
+    width = len(HEADINGS) if any(row.best for row in rows) else len(HEADINGS) - 1
+    return HEADINGS[:width], [cells(row)[:width] for row in rows]
+
+
+def caption(results: Sequence[RunResult]) -> str:
+    """Say what the numbers of a table are."""
+    seeds = list(dict.fromkeys(result.seed for result in results))
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}; one seed proves little: --seeds 42,43,44"
+    listed = ", ".join(map(str, seeds))
+    return f"mean ± standard deviation over seeds {listed}; paired difference with 95 % interval"
+
+
+def terminal_table(results: Sequence[RunResult]) -> Table:
+    """Lay the table out for a terminal."""
+    headings, lines = _lines(results)
+    shown = Table(caption=caption(results), caption_justify="left", pad_edge=False)
+    for heading in headings:
+        shown.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
+    for line in lines:
+        shown.add_row(*map(escape, line))
+    return shown
+
+
+def markdown_table(results: Sequence[RunResult]) -> str:
+    """Write the table as Markdown."""
+    headings, lines = _lines(results)
+    head = ["| " + " | ".join(headings) + " |", "|---" + "|---:" * (len(headings) - 1) + "|"]
+    body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return "\n".join([*head, *body, "", caption(results) + "."])
+
+
+def as_json(results: Sequence[RunResult]) -> dict[str, object]:
+    """Return a comparison for programs: ``rows``, one a run."""
+    return {
+        "rows": [
+            {
+                "name": result.name,
+                "seed": result.seed,
+                "accuracy": result.accuracy,
+                "seconds": result.seconds,
+                "loss": result.loss,
+                "best_epoch": result.best_epoch,
+                "best_accuracy": result.best_accuracy,
+                "kept": result.kept,
+                "folder": result.folder,
+                "epochs": list(result.epochs),
+            }
+            for result in results
+        ]
+    }
+
+
+def write_report(folder: Path, title: str, results: Sequence[RunResult]) -> None:
+    """Write ``report.md``, ``report.json`` and ``curves.png`` into a folder."""
+    write_json(folder / "report.json", as_json(results))
+    write_bytes(folder / "curves.png", curves(results))
+    text = f"# {title}\n\n{markdown_table(results)}\n\n![Accuracy by epoch](curves.png)\n"
+    write_bytes(folder / "report.md", text.encode())
+
+
+def curves(results: Sequence[RunResult]) -> bytes:
+    """Draw accuracy by epoch, mean over seeds, as a PNG."""
+    import io
+
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name in dict.fromkeys(result.name for result in results):
+        runs = [result.epochs for result in results if result.name == name and result.epochs]
+        if not runs:
+            continue
+        means = [
+            sum(float(record["accuracy"]) for record in records) / len(records)
+            for records in zip(*runs, strict=True)
+        ]
+        style = "--" if name in TITLES else "-"
+        axes.plot(range(1, len(means) + 1), means, style, marker=".", label=TITLES.get(name, name))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("test accuracy (%)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
