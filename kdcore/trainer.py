@@ -146,7 +146,7 @@ def train(
             _check(distiller, losses)
             clip(distiller.parameters(), config.clip_norm)
             optimizer.step()
-            lr = schedule.get_last_lr()[0]
+            lr = float(schedule.get_last_lr()[0])
             schedule.step()
             record = StepRecord(
                 epoch, distiller.step, config.epochs * order.steps, len(indices), losses

@@ -15,7 +15,7 @@ def command(
     depth: Annotated[int | None, typer.Option(help="Show names of so many parts.", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Run a model once and list its modules: output shape, parameters, and what `auto` would tap."""
+    """Run a model once and list its modules: shapes, parameters, and what `auto` would tap."""
     from kdcore.cli.options import announce_imports
 
     announce_imports(model)

@@ -18,7 +18,7 @@ def command(
     json_file: options.Json = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train one student with the strategies of a file; its teacher first, where it has no weights."""
+    """Train one student with the strategies of a file, and its teacher first without weights."""
     from kdcore import configfile
 
     tree = configfile.read_file(file)

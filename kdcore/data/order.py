@@ -43,17 +43,14 @@ class Order:
         generator = stream(self._seed, "order", epoch)
         if not self.mixes:
             everything = torch.cat([self._labelled, self._others]).sort().values
-            return list(_shuffled(everything, generator).split(self._batch_size))
-        others = _shuffled(self._others, generator).split(self._batch_size - self._labelled_a_batch)
+            return list(torch.split(_shuffled(everything, generator), self._batch_size))
+        rest = self._batch_size - self._labelled_a_batch
+        others = torch.split(_shuffled(self._others, generator), rest)
         needed = self._labelled_a_batch * len(others)
         rounds = -(-needed // len(self._labelled))
         labelled = torch.cat([_shuffled(self._labelled, generator) for _ in range(rounds)])
-        return [
-            torch.cat([mine, rest])
-            for mine, rest in zip(
-                labelled[:needed].split(self._labelled_a_batch), others, strict=True
-            )
-        ]
+        mine = torch.split(labelled[:needed], self._labelled_a_batch)
+        return [torch.cat(pair) for pair in zip(mine, others, strict=True)]
 
 
 def _shuffled(indices: Tensor, generator: torch.Generator) -> Tensor:
