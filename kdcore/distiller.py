@@ -66,6 +66,11 @@ class Distiller(nn.Module):
         catalog: where strategies' names are looked up; what is installed if not given.
         wrappers: hook wrappers by name, see `kdcore.hookspecs`.
 
+    Attributes:
+        epoch: what strategies are told, from 0; set it where they depend on it.
+        step: optimizer steps taken; `advance` counts them.
+        teacher_batch: samples that teachers are given at a time; as many as there are if None.
+
     Raises:
         ConfigError, CatalogError: an entry of `strategies` is wrong, or not installed.
         ModelError: a model is not fit to take part.
@@ -98,6 +103,7 @@ class Distiller(nn.Module):
         self.task_weight = agreed_task_weight(members) if task_weight is None else task_weight
         self.epoch = 0
         self.step = 0
+        self.teacher_batch: int | None = None
         self._ensemble = Ensemble(members, wrappers)
         if teacher_sample_input is None:
             teacher_sample_input = sample_input
@@ -119,6 +125,11 @@ class Distiller(nn.Module):
         return self._assembly.parts
 
     @property
+    def device(self) -> torch.device:
+        """Where the student is, and with it everything else."""
+        return device_of(self.student)
+
+    @property
     def members(self) -> tuple[Member, ...]:
         """The strategies of this run, in their order."""
         return self._ensemble.members
@@ -135,7 +146,10 @@ class Distiller(nn.Module):
 
     def teacher_signals(self, inputs: Any) -> dict[str, Signals]:
         """Run every teacher that a strategy is bound to on one batch, without gradients."""
-        return {name: teacher.signals(inputs) for name, teacher in self._assembly.teachers.items()}
+        return {
+            name: teacher.signals(inputs, self.teacher_batch)
+            for name, teacher in self._assembly.teachers.items()
+        }
 
     def forward(
         self,

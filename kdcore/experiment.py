@@ -204,6 +204,11 @@ class Experiment(Section):
         None, description="weight of the task's loss; the strategies' own where not given"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
+    teacher_cache: Literal["auto", "memory", "off"] = Field(
+        "auto",
+        description="keep what the teacher says of each image instead of asking every epoch: "
+        "where it fits, always, or never; the numbers are the same",
+    )
     wrappers: tuple[str, ...] = Field((), description="hook wrappers to use, by name")
     data: DataConfig = DataConfig()
     teacher: TeacherConfig = TeacherConfig()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.errors import TapError
+from kdcore.nested import tensors_in
 from kdcore.taps import TapAddress, TapRecorder, logits_of, run_model, tensor_of
 
 PROBE_SAMPLES = 2
@@ -44,25 +45,6 @@ class Trace:
     repeated: tuple[str, ...]
     inputs: tuple[Tensor, ...]
     logits: Tensor | None
-
-
-def tensors_in(inputs: Any) -> tuple[Tensor, ...]:
-    """Return the tensors that a model is given: one, or those of a sequence or mapping."""
-    if isinstance(inputs, Tensor):
-        return (inputs,)
-    values = inputs.values() if isinstance(inputs, Mapping) else inputs
-    return tuple(value for value in values if isinstance(value, Tensor))
-
-
-def first_samples(inputs: Any, count: int = PROBE_SAMPLES) -> Any:
-    """Return the first samples of a batch of one tensor, or of a sequence or mapping of them."""
-    if isinstance(inputs, Tensor):
-        return inputs[:count]
-    if isinstance(inputs, Mapping):
-        return {key: first_samples(value, count) for key, value in inputs.items()}
-    if isinstance(inputs, tuple | list):
-        return tuple(first_samples(value, count) for value in inputs)
-    return inputs
 
 
 @contextmanager

@@ -15,9 +15,11 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from kdcore.cache import BUDGET_BYTES, TeacherCache, build_cache, bytes_needed
 from kdcore.catalog import WRAPPERS, Catalog, own_version
 from kdcore.configfile import as_toml
 from kdcore.data.prepared import PreparedData, prepare_data
+from kdcore.data.source import Source
 from kdcore.distiller import Distiller
 from kdcore.errors import UserError
 from kdcore.evaluation import evaluate
@@ -251,20 +253,41 @@ def _train(
 ) -> tuple[History, float]:
     teaching = name == "teacher"
     started = time.perf_counter()
+    source = context.data.teacher if teaching else context.data.student
+    distiller.teacher_batch = -(-config.batch_size // config.accumulate)
+    cache = _cache(context, distiller, source) if distiller.members else None
     with (
         TrainingDisplay(context.console, f"{name}, seed {seed}", config.epochs) as display,
         MetricsLog(folder / METRICS) as log,
     ):
         history = train(
             distiller,
-            context.data.teacher if teaching else context.data.student,
+            source,
             config,
             seed,
             test=context.data.teacher_test if teaching else context.data.test,
             validation=None if teaching else context.data.validation,
+            cache=cache,
             observers=(display, log),
         )
     return history, time.perf_counter() - started
+
+
+def _cache(context: RunContext, distiller: Distiller, source: Source) -> TeacherCache | None:
+    """Run the teacher once over all samples where that is wanted and fits, and say so."""
+    choice = context.experiment.teacher_cache
+    needed = bytes_needed(distiller, source)
+    size = f"{needed / 2**20:,.1f} MiB"
+    if not source.same_every_epoch:
+        if choice == "memory":
+            raise UserError("teacher_cache = 'memory' needs samples that are the same every epoch")
+        return None
+    if choice == "off" or (choice == "auto" and needed > BUDGET_BYTES):
+        reason = "as asked" if choice == "off" else f"{size} would not fit the budget"
+        context.console.print(f"  teacher runs every epoch: {reason}")
+        return None
+    context.console.print(f"  teacher runs once, its signals are kept in memory: {size}")
+    return build_cache(distiller, source)
 
 
 def resolve(

@@ -8,7 +8,8 @@ from torch import nn
 
 from kdcore.automatic import find
 from kdcore.errors import ModelError
-from kdcore.probe import Probed, Trace, first_samples, probe, trace
+from kdcore.nested import first_samples
+from kdcore.probe import PROBE_SAMPLES, Probed, Trace, probe, trace
 from kdcore.signals import Shapes, TapLike
 from kdcore.taps import TapAddress, check_exists
 
@@ -36,7 +37,7 @@ class Survey:
         self.where = where
         self.wanted: dict[TapAddress, None] = {}
         self.automatic: dict[str, tuple[TapAddress, ...]] = {}
-        self._sample = None if sample is None else first_samples(sample)
+        self._sample = None if sample is None else first_samples(sample, PROBE_SAMPLES)
         self._trace: Trace | None = None
         self._probed: Probed | None = None
 
@@ -112,14 +113,3 @@ def device_of(model: nn.Module) -> torch.device:
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
-
-
-def to_device(inputs: Any, device: torch.device) -> Any:
-    """Move a tensor, or the tensors of a sequence or mapping, to a device."""
-    if isinstance(inputs, torch.Tensor):
-        return inputs.to(device, non_blocking=True)
-    if isinstance(inputs, Mapping):
-        return {key: to_device(value, device) for key, value in inputs.items()}
-    if isinstance(inputs, tuple | list):
-        return tuple(to_device(value, device) for value in inputs)
-    return inputs

@@ -3,13 +3,14 @@
 Nobody downstream knows whether signals were computed just now.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kdcore.nested import chunks, tensors_in
 from kdcore.taps import TapAddress, TapRecorder, logits_of
 
 
@@ -24,6 +25,27 @@ class Signals:
 
     logits: Tensor | None
     activations: Mapping[TapAddress, Tensor]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Signals":
+        """Return the same with a function applied to each tensor."""
+        return Signals(
+            None if self.logits is None else function(self.logits),
+            {address: function(tensor) for address, tensor in self.activations.items()},
+        )
+
+    @classmethod
+    def join(cls, parts: "list[Signals]", count: int) -> "Signals":
+        """Return the first so many samples of several batches in a row."""
+        if len(parts) == 1:
+            return parts[0].map(lambda tensor: tensor[:count])
+        logits = [part.logits for part in parts if part.logits is not None]
+        return cls(
+            torch.cat(logits)[:count] if logits else None,
+            {
+                address: torch.cat([part.activations[address] for part in parts])[:count]
+                for address in parts[0].activations
+            },
+        )
 
 
 class FrozenTeacher:
@@ -51,14 +73,25 @@ class FrozenTeacher:
         self._recorder = TapRecorder(model, addresses, where, keep)
         model.eval()
 
-    def signals(self, inputs: Any) -> Signals:
+    def signals(self, inputs: Any, batch_size: int | None = None) -> Signals:
         """Run the teacher on one batch.
+
+        Args:
+            inputs: what it is given.
+            batch_size: samples at a time, the last batch filled up. At one size a sample's
+                signals do not depend on the samples beside it, to the last bit.
 
         Raises:
             TapError: a tapped module did not run, or ran more than once.
         """
         if self.model.training:
             self.model.eval()
+        if batch_size is None:
+            return self._run(inputs)
+        count = len(tensors_in(inputs)[0])
+        return Signals.join([self._run(part) for part in chunks(inputs, batch_size)], count)
+
+    def _run(self, inputs: Any) -> Signals:
         with torch.no_grad():
             observation = self._recorder(inputs)
         return Signals(logits_of(observation.output), observation.activations)

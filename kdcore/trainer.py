@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kdcore.cache import TeacherCache
 from kdcore.data.order import Order
 from kdcore.data.source import Batch, Source
 from kdcore.distiller import Distiller, Losses
@@ -19,7 +20,6 @@ from kdcore.errors import NonFiniteLossError, StrategyError
 from kdcore.evaluation import evaluate
 from kdcore.experiment import TrainConfig
 from kdcore.optimizers import build_optimizer, build_schedule, clip
-from kdcore.survey import device_of
 from kdcore.tasks import Counts
 
 
@@ -110,6 +110,7 @@ def train(
     *,
     test: Source | None = None,
     validation: Source | None = None,
+    cache: TeacherCache | None = None,
     observers: Sequence[Observer] = (),
 ) -> History:
     """Train the student of a distiller.
@@ -124,6 +125,7 @@ def train(
         seed: of order and dropout.
         test: samples to report the accuracy on after each epoch; they choose nothing.
         validation: samples to choose the best weights on.
+        cache: what the teachers say of the source's samples; they are asked if not given.
         observers: told of each step and epoch.
 
     Raises:
@@ -142,7 +144,7 @@ def train(
         started = time.perf_counter()
         for indices in order.epoch(epoch):
             optimizer.zero_grad()
-            losses = _backward(distiller, source, indices, config.accumulate)
+            losses = _backward(distiller, source, indices, config.accumulate, cache)
             _check(distiller, losses)
             clip(distiller.parameters(), config.clip_norm)
             optimizer.step()
@@ -175,19 +177,20 @@ def train(
 
 
 def _backward(
-    distiller: Distiller, source: Source, indices: Tensor, parts: int
+    distiller: Distiller, source: Source, indices: Tensor, parts: int, cache: TeacherCache | None
 ) -> dict[str, float]:
     """Add up the gradients of one optimizer step and return its losses."""
-    device = device_of(distiller.student)
-    batches = [source.batch(part).to(device) for part in indices.chunk(parts)]
+    shares = indices.chunk(parts)
+    batches = [source.batch(part).to(distiller.device) for part in shares]
     counts = _count(distiller, batches)
     sums: dict[str, Tensor] = {}
-    for batch in batches:
+    for part, batch in zip(shares, batches, strict=True):
         losses = distiller(
             batch.inputs,
             batch.targets,
             indices=batch.indices,
             teacher_inputs=batch.teacher_inputs,
+            signals=cache.gather(part) if cache else None,
             counts=counts,
         )
         losses.total.backward()

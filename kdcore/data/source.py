@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 from kdcore.data.images import LabelledImages
 from kdcore.data.preprocess import Pixels, Preprocess
 from kdcore.errors import DataError
-from kdcore.survey import to_device
+from kdcore.nested import to_device
 from kdcore.tasks import UNLABELLED
 
 
