@@ -31,6 +31,7 @@ class Assembly:
         student: the student with its taps set.
         teachers: the frozen teachers by name.
         setup: what strategies are told.
+        precision: floating-point type of adapters, features and losses.
         automatic: by ``"student"``, and each teacher's name, the taps that were found by kind.
     """
 
@@ -38,6 +39,7 @@ class Assembly:
     student: TapRecorder
     teachers: Mapping[str, FrozenTeacher]
     setup: Setup
+    precision: torch.dtype
     automatic: Mapping[str, Mapping[str, tuple[str, ...]]]
 
 
@@ -84,14 +86,15 @@ def assemble(
     if taps:
         learner.shapes({})
         setup = setup.with_class_count(learner.class_count)
+    precision = _precision(student)
     parts = []
     for member, (own, others) in taps.items():
         shapes = learner.shapes(own), surveys[member.teacher].shapes(others)
         with isolated(seed, member.label, "adapters"):
             adapters = ensemble.adapt_shapes(member, setup, *shapes)
         generator = stream(seed, member.label, "loss", device=device)
-        part = Part(member, own, others, shapes, adapters, generator)
-        part.to(device, _dtype(student))
+        part = Part(member, own, others, shapes, adapters, generator, precision)
+        part.to(device, precision)
         part.state.move(device)
         parts.append(part)
     return Assembly(
@@ -102,6 +105,7 @@ def assemble(
             for name, survey in surveys.items()
         },
         setup,
+        precision,
         {
             name: {kind: tuple(map(str, found)) for kind, found in survey.automatic.items()}
             for name, survey in (("student", learner), *surveys.items())
@@ -123,7 +127,7 @@ def _where(name: str, teachers: Mapping[str, nn.Module]) -> str:
     return "teacher" if len(teachers) == 1 else f"teacher {name}"
 
 
-def _dtype(student: nn.Module) -> torch.dtype:
+def _precision(student: nn.Module) -> torch.dtype:
     """Return the precision of adapters and losses: float32, or float64 for such a student."""
     first = next((p for p in student.parameters() if p.is_floating_point()), None)
     return torch.float64 if first is not None and first.dtype == torch.float64 else torch.float32

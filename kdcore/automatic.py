@@ -25,10 +25,11 @@ def find(kind: str, trace: Trace) -> tuple[TapAddress, ...]:
     """Find the taps of one kind.
 
     Args:
-        kind: ``embedding``, the input of the head: the outermost module that returns the
-            logits without extracting features itself. ``feature_map``, the last map
-            (``[batch, channels, height, width]``) or token sequence (``[batch, tokens, width]``)
-            before head and global pooling. ``stages``, the last map of each resolution.
+        kind: ``embedding``, the input of the head: the outermost module with weights that
+            returns the logits without extracting features itself, of what others with weights
+            gave. ``feature_map``, the last map (``[batch, channels, height, width]``) or token
+            sequence (``[batch, tokens, width]``) before head and global pooling. ``stages``, the
+            last map of each resolution.
         trace: what ran in one pass of the model.
 
     Raises:
@@ -48,14 +49,29 @@ def find(kind: str, trace: Trace) -> tuple[TapAddress, ...]:
 def _head(trace: Trace) -> ModuleCall | None:
     candidates = [
         call
-        for call in trace.calls
+        for position, call in enumerate(trace.calls)
         if trace.logits is not None
         and call.output is trace.logits
         and call.input is not None
         and not any(call.input is given for given in trace.inputs)
         and not any(isinstance(part, _EXTRACTORS) for part in call.module.modules())
+        # What a final LogSoftmax or Flatten is given are the logits.
+        and _has_weights(call)
+        and _follows_weights(position, trace)
     ]
     return min(candidates, key=_depth, default=None)
+
+
+def _follows_weights(position: int, trace: Trace) -> bool:
+    """Return whether a module is given more than the model's input, normalised or flattened."""
+    inside = f"{trace.calls[position].name}."
+    learned = (call.name for call in trace.calls[:position] if _has_weights(call))
+    return any(not name.startswith(inside) for name in (*trace.repeated, *learned))
+
+
+def _has_weights(call: ModuleCall) -> bool:
+    # Quantized modules have no parameters, but save their weights.
+    return bool(call.module.state_dict())
 
 
 def _maps(trace: Trace) -> list[ModuleCall]:

@@ -7,10 +7,11 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, distributions
+from importlib.metadata import Distribution, EntryPoint, distributions
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from kdcore.errors import CatalogError, unknown
@@ -75,24 +76,18 @@ class Catalog:
                 origin,
                 printable(summary),
                 printable(entry.value),
-                self._problem(entry, origin, requirement),
+                self._problem(entry, origin, needed),
             )
-            for entry, origin, summary, requirement in self._found
+            for entry, origin, summary, needed in self._found
         ]
 
-    def _problem(self, entry: EntryPoint, origin: Origin, requirement: Requirement | None) -> str:
+    def _problem(self, entry: EntryPoint, origin: Origin, needed: SpecifierSet) -> str:
         if entry.name in self.blocked:
             return f"blocked by name ({BLOCK_VARIABLE})"
         others = [o for e, o, _, _ in self._found if e.name == entry.name and o != origin]
         if others:
             return f"its name is claimed by {' and '.join(map(str, others))} too"
-        if requirement is not None and not requirement.specifier.contains(
-            own_version(), prereleases=True
-        ):
-            return f"it needs {requirement}, this is kdcore {own_version()}"
-        if not re.fullmatch(r"[\w.]+:[\w.]+", entry.value):
-            return f"its entry point {entry.value!r} is not module:attribute"
-        return ""
+        return _misfit(entry, needed)
 
     def load(self, name: str) -> tuple[Any, Origin]:
         """Import the plugin of one name.
@@ -120,18 +115,14 @@ class Catalog:
             raise CatalogError(
                 f"{bare!r} is claimed by {claims}; say which: {found[0][1].distribution}:{bare}"
             )
-        entry, origin, _, requirement = found[0]
-        if requirement is not None and not requirement.specifier.contains(
-            own_version(), prereleases=True
-        ):
-            raise CatalogError(
-                f"{name!r} ({origin}) needs {requirement}, this is kdcore {own_version()}"
-            )
+        entry, origin, _, needed = found[0]
+        if misfit := _misfit(entry, needed):
+            raise CatalogError(f"{name!r} ({origin}) cannot be used: {misfit}")
         return _import(entry, origin), origin
 
     def _unknown(self, name: str) -> CatalogError:
         kind = self.group.removeprefix("kdcore.").replace("strategies", "strategy").rstrip("s")
-        names = [entry.name for entry, *_ in self._found]
+        names = [printable(entry.name) for entry, *_ in self._found]
         message = unknown(kind, name, names)
         if re.fullmatch(r"[A-Za-z0-9_-]+", name):
             message += f"; if it exists, install it: pip install kdcore-{name}"
@@ -150,13 +141,11 @@ def own_version() -> str:
     return __version__
 
 
-def _discover(group: str) -> Sequence[tuple[EntryPoint, Origin, str, Requirement | None]]:
-    # importlib.metadata.entry_points drops the second of two distributions that claim one name.
+def _discover(group: str) -> Sequence[tuple[EntryPoint, Origin, str, SpecifierSet]]:
+    # pluggy's own loading drops the second of two distributions that claim one name in silence.
     found = {}
     for distribution in distributions():
-        for entry in distribution.entry_points:
-            if entry.group != group:
-                continue
+        for entry in _entries(distribution, group):
             origin = Origin(
                 printable(distribution.metadata["Name"] or "unnamed"),
                 printable(distribution.version or "0"),
@@ -165,19 +154,40 @@ def _discover(group: str) -> Sequence[tuple[EntryPoint, Origin, str, Requirement
             # The first on the path is what Python would import; a shadowed copy is no rival.
             if key not in found:
                 summary = distribution.metadata["Summary"] or ""
-                found[key] = (entry, origin, summary, _requirement(distribution.requires or []))
+                found[key] = (entry, origin, summary, _needed(distribution.requires or []))
     return sorted(found.values(), key=lambda item: (item[0].name, item[1].distribution))
 
 
-def _requirement(requires: Iterable[str]) -> Requirement | None:
+def _entries(distribution: Distribution, group: str) -> list[EntryPoint]:
+    try:
+        _ = distribution.metadata
+        return [entry for entry in distribution.entry_points if entry.group == group]
+    except Exception:  # anything on the path, ours or not, may have metadata that cannot be read
+        return []
+
+
+def _needed(requires: Iterable[str]) -> SpecifierSet:
+    """Return which versions of kdcore a distribution works with."""
+    needed = SpecifierSet()
     for line in requires:
         try:
             requirement = Requirement(line)
         except InvalidRequirement:
             continue
-        if canonicalize_name(requirement.name) == "kdcore" and requirement.marker is None:
-            return requirement
-    return None
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if canonicalize_name(requirement.name) == "kdcore" and applies:
+            needed &= requirement.specifier
+    return needed
+
+
+def _misfit(entry: EntryPoint, needed: SpecifierSet) -> str:
+    """Say why a plugin cannot work here, as far as its metadata tell; empty where it can."""
+    if not needed.contains(own_version(), prereleases=True):
+        return f"it needs kdcore{needed}, this is kdcore {own_version()}"
+    match = EntryPoint.pattern.match(entry.value)
+    if match is None or not match["attr"]:
+        return f"its entry point {entry.value!r} is not module:attribute"
+    return ""
 
 
 def _same(one: str, other: str) -> bool:

@@ -32,7 +32,7 @@ def read_file(path: Path) -> Tree:
     for table, key in _PATHS:
         section = tree.get(table)
         if isinstance(section, dict) and isinstance(section.get(key), str):
-            section[key] = str(path.absolute().parent / section[key])
+            section[key] = str(path.absolute().parent / Path(section[key]).expanduser())
     return tree
 
 
@@ -62,7 +62,7 @@ def _parsed(data: bytes, where: str) -> Tree:
         return tomllib.loads(data.decode("utf-8"))
     except UnicodeDecodeError:
         raise ConfigError(f"{where}: not UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or an integer of thousands of digits
         raise ConfigError(f"{where}: not TOML: {error}") from None
     except RecursionError:
         raise ConfigError(f"{where}: nested too deeply") from None
@@ -105,7 +105,7 @@ def _child(node: Any, part: str, path: list[str]) -> Any:
         return node[_position(node, part, path)]
     if isinstance(node, dict):
         return node.setdefault(part, {})
-    raise ConfigError(f"--set {'.'.join(path)}: nothing lies below {part}")
+    raise ConfigError(f"--set {'.'.join(path)}: what {part} is looked for in is no table")
 
 
 def _position(entries: list[Any], part: str, path: list[str]) -> int:
@@ -114,14 +114,16 @@ def _position(entries: list[Any], part: str, path: list[str]) -> int:
     names = [str(e.get("label") or e.get("name")) for e in entries if isinstance(e, dict)]
     if part in names:
         return names.index(part)
-    raise ConfigError(f"--set {'.'.join(path)}: {unknown('entry', part, names)}")
+    where = f"--set {'.'.join(path)}: positions go from 0 to {len(entries) - 1}"
+    raise ConfigError(f"{where}; {unknown('entry', part, names)}" if names else where)
 
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
         return text
+    return parsed["value"] if len(parsed) == 1 else text
 
 
 def as_run(tree: Tree, where: str) -> RunConfig:
@@ -169,14 +171,21 @@ def candidates_for(tree: Tree, text: str) -> list[Tree]:
         ConfigError: a name is empty.
     """
     known: dict[str, Tree] = {}
-    for candidate in tree.get("candidates", []):
-        for entry in candidate.get("strategies", []):
-            known.setdefault(entry["name"], entry)
+    for candidate in _tables(tree.get("candidates")):
+        for entry in _tables(candidate.get("strategies")):
+            known.setdefault(str(entry.get("name")), entry)
     chosen = []
     for label in text.split(","):
         names = [name.strip() for name in label.split("+")]
         if not all(names):
             raise ConfigError(f"--strategies {text}: expected names like logits,cosine+fitnets")
         entries = [dict(known.get(name, {"name": name})) for name in names]
-        chosen.append({"label": "+".join(names), "strategies": entries})
+        # A name may be ``distribution:name``, of which a label takes the second.
+        bare = [name.rpartition(":")[2] for name in names]
+        chosen.append({"label": "+".join(bare), "strategies": entries})
     return chosen
+
+
+def _tables(value: Any) -> list[Tree]:
+    # What the file has there is checked later; what is no table has no settings to lend.
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

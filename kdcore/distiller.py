@@ -16,7 +16,7 @@ from kdcore.assembly import Assembly, assemble
 from kdcore.catalog import Catalog
 from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ConfigError, ModelError, StrategyError, UserError
-from kdcore.part import Part, full_precision
+from kdcore.part import Part, in_precision
 from kdcore.selection import Entry, agreed_task_weight, select
 from kdcore.signals import AuxiliaryLoss, Setup
 from kdcore.survey import device_of
@@ -104,6 +104,7 @@ class Distiller(nn.Module):
         self.epoch = 0
         self.step = 0
         self.teacher_batch: int | None = None
+        _check_labels(members)
         self._ensemble = Ensemble(members, wrappers)
         if teacher_sample_input is None:
             teacher_sample_input = sample_input
@@ -194,7 +195,7 @@ class Distiller(nn.Module):
         if signals is None:
             signals = self.teacher_signals(inputs if teacher_inputs is None else teacher_inputs)
         with torch.autocast(logits.device.type, enabled=False):
-            logits = full_precision(logits)
+            logits = in_precision(logits, self._assembly.precision)
             task = self.task.loss(logits, targets).sum() / counts.labelled.clamp(min=1)
             rows = self.task.rows(logits, targets)
             auxiliary: dict[str, Tensor] = {}
@@ -228,7 +229,7 @@ class Distiller(nn.Module):
         heard = signals[part.member.teacher]
         logits = heard.logits
         if logits is not None:
-            logits = self.task.rows(full_precision(logits), targets)
+            logits = self.task.rows(in_precision(logits, part.precision), targets)
         return self._ensemble.compute_auxiliary_loss(
             part.member,
             setup=self._assembly.setup,
@@ -304,7 +305,8 @@ class Distiller(nn.Module):
 
 def _release(assembly: Assembly) -> None:
     assembly.student.remove()
-    for teacher in assembly.teachers.values():
+    # In reverse: one module may be two teachers, and the first of them saw the mode it was in.
+    for teacher in reversed(tuple(assembly.teachers.values())):
         teacher.release()
 
 
@@ -314,6 +316,15 @@ def _named(teacher: nn.Module | Mapping[str, nn.Module] | None) -> Mapping[str, 
     if isinstance(teacher, nn.Module):
         return {"teacher": teacher}
     return teacher
+
+
+def _check_labels(members: Collection[Member]) -> None:
+    for member in members:
+        if hasattr(nn.ModuleDict, member.label):
+            raise ConfigError(
+                f"strategy {member.label!r}: PyTorch has a use for this label; give it another: "
+                f'label = "{member.label}2"'
+            )
 
 
 def _is_used(name: str, members: Collection[Member]) -> bool:

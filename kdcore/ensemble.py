@@ -5,7 +5,7 @@ done with it is decided in `distiller`.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -64,6 +64,7 @@ class Ensemble:
         self._manager.add_hookspecs(Hooks)
         for name, wrapper in (wrappers or {}).items():
             self._register(wrapper, f"wrapper:{name}", f"wrapper {name!r}")
+            _check_wrapper(wrapper, f"wrapper {name!r}")
         for member in self.members:
             check_hooks(member)
             self._register(member.strategy, member.label, str(member))
@@ -74,20 +75,18 @@ class Ensemble:
         }
 
     def _register(self, plugin: object, name: str, shown: str) -> None:
-        # pluggy takes a class for a plugin and fails when it calls it.
-        if isinstance(plugin, type):
-            raise StrategyError(f"{shown} is a class; register an instance: {plugin.__name__}()")
+        _refuse_class(plugin, shown)
         try:
             self._manager.register(plugin, name)
             self._manager.check_pending()
         except (pluggy.PluginValidationError, ValueError) as error:
             raise StrategyError(f"{shown}: {' '.join(str(error).split())}") from error
 
-    def _caller(self, member: Member, hook: str) -> Callable[..., list[Any]] | None:
+    def _caller(self, member: Member, hook: str) -> Callable[..., object] | None:
         if not hasattr(type(member.strategy), hook):
             return None
         others = [other.strategy for other in self.members if other is not member]
-        caller: Callable[..., list[Any]] = self._manager.subset_hook_caller(hook, others)
+        caller: Callable[..., object] = self._manager.subset_hook_caller(hook, others)
         return caller
 
     def wants(self, member: Member, argument: str) -> bool:
@@ -138,15 +137,16 @@ class Ensemble:
                 step=step,
                 generator=generator,
             )
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             when = f"in epoch {epoch}, step {step}"
             raise _failed(member, "compute_auxiliary_loss", when, error) from error
-        if len(results) != 1:
+        answer = _only(member, "compute_auxiliary_loss", results)
+        if answer is None:
             raise StrategyError(
                 f"{member}: compute_auxiliary_loss returned nothing (epoch {epoch}, step {step}); "
                 "return a tensor, or a mapping of names to tensors"
             )
-        loss: AuxiliaryLoss = results[0]
+        loss: AuxiliaryLoss = answer
         return loss
 
     def _ask(
@@ -163,10 +163,9 @@ class Ensemble:
             return default
         try:
             results = caller(label=member.label, **arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _failed(member, hook, when, error) from error
-        # pluggy drops None from the results.
-        answer = results[0] if len(results) == 1 else None
+        answer = _only(member, hook, results)
         if not isinstance(answer, kind):
             raise StrategyError(
                 f"{member}: {hook} returned {type(answer).__name__}; return kdcore.{kind.__name__}"
@@ -180,6 +179,7 @@ def check_hooks(member: Member) -> None:
     Raises:
         StrategyError: names the strategy, the hook and what to change.
     """
+    _refuse_class(member.strategy, str(member))
     cls = type(member.strategy)
     if cls.__eq__ is not object.__eq__:
         raise StrategyError(
@@ -187,6 +187,11 @@ def check_hooks(member: Member) -> None:
         )
     if not hasattr(cls, "compute_auxiliary_loss"):
         raise StrategyError(f"{member} does not implement compute_auxiliary_loss")
+    for name in HOOKS:
+        if hasattr(cls, name) and not inspect.isfunction(inspect.getattr_static(cls, name)):
+            raise StrategyError(
+                f"{member}: {name} is no plain method; define it as such, with self"
+            )
     for name, function in inspect.getmembers(cls, inspect.isfunction):
         options = getattr(function, f"{PROJECT}_impl", None)
         if options is None:
@@ -199,22 +204,53 @@ def check_hooks(member: Member) -> None:
             raise StrategyError(f"{member}: {unknown('hook', name, HOOKS)}")
         if options.get("wrapper") or options.get("hookwrapper"):
             raise StrategyError(f"{member}: {name} is a wrapper; a strategy answers itself")
-        _check_arguments(member, name, function)
+        _check_arguments(
+            str(member), name, list(inspect.signature(function).parameters.values())[1:]
+        )
 
 
-def _check_arguments(member: Member, name: str, function: Callable[..., object]) -> None:
+def _check_wrapper(wrapper: object, shown: str) -> None:
+    """Refuse a wrapper that would wrap nothing, or answer beside a strategy."""
+    hooks = [name for name in HOOKS if hasattr(wrapper, name)]
+    if not hooks:
+        raise StrategyError(f"{shown} wraps no hook; there are {', '.join(HOOKS)}")
+    for name in hooks:
+        function = getattr(wrapper, name)
+        options = getattr(function, f"{PROJECT}_impl", {})
+        if not (options.get("wrapper") or options.get("hookwrapper")):
+            raise StrategyError(f"{shown}: {name} is not marked with @hookimpl(wrapper=True)")
+        _check_arguments(shown, name, inspect.signature(function).parameters.values())
+
+
+def _refuse_class(plugin: object, shown: str) -> None:
+    # pluggy takes a class for a plugin and fails when it calls it.
+    if isinstance(plugin, type):
+        raise StrategyError(f"{shown} is a class; register an instance: {plugin.__name__}()")
+
+
+def _check_arguments(shown: str, name: str, arguments: Iterable[inspect.Parameter]) -> None:
     offered = list(inspect.signature(getattr(Hooks, name)).parameters)[1:]
-    for argument in list(inspect.signature(function).parameters.values())[1:]:
-        where = f"{member}: {name}({argument})"
+    for argument in arguments:
+        where = f"{shown}: {name}({argument})"
         if argument.kind is not argument.POSITIONAL_OR_KEYWORD:
             raise StrategyError(f"{where}: name plain arguments, out of {', '.join(offered)}")
         if argument.name not in offered:
             raise StrategyError(f"{where}: {unknown('argument', argument.name, offered)}")
         if argument.default is not argument.empty:
-            raise StrategyError(f"{where}: an argument with a default is never passed; remove it")
+            raise StrategyError(f"{where}: pluggy need not pass an argument that has a default; remove it")
 
 
-def _failed(member: Member, hook: str, when: str, error: Exception) -> KdcoreError:
+def _only(member: Member, hook: str, results: object) -> Any:
+    """Return the one answer to a call; None where pluggy dropped it, being None."""
+    if not isinstance(results, list):
+        raise StrategyError(
+            f"{member}: a wrapper around {hook} kept the answer; it must return what it was "
+            "given by its yield"
+        )
+    return results[0] if results else None
+
+
+def _failed(member: Member, hook: str, when: str, error: BaseException) -> KdcoreError:
     kind = "" if isinstance(error, KdcoreError) else f"{type(error).__name__}: "
     message = f"{member}: {hook} failed {when}: {kind}{error}".split("\n")[0]
     # What the user can mend stays the user's; everything else is the strategy's.

@@ -7,7 +7,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from kdcore.validation import describe_validation
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0)]
@@ -67,9 +76,14 @@ class DataConfig(Section):
         return pattern
 
     @model_validator(mode="after")
-    def _root_where_needed(self) -> Self:
+    def _settings_that_are_used(self) -> Self:
         if self.root is None and self.name != "digits":
             raise ValueError(f"data.name = {self.name!r} needs data.root (--root DIR)")
+        if self.root is not None and self.name == "digits":
+            raise ValueError("root would be ignored: digits come with scikit-learn; set data.name")
+        for key in ("group_by", "skip_unreadable"):
+            if getattr(self, key) and self.name not in ("folder", "csv"):
+                raise ValueError(f"{key} would be ignored: only folder and csv read image files")
         return self
 
 
@@ -181,6 +195,14 @@ class StrategyConfig(BaseModel):
     )
     teacher: str | None = Field(None, description="the teacher it learns from, where several are")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _label_without_distribution(cls, values: Any) -> Any:
+        name = values.get("name") if isinstance(values, dict) else None
+        if isinstance(name, str) and ":" in name and values.get("label") is None:
+            return {**values, "label": name.rpartition(":")[2]}
+        return values
+
     @property
     def settings(self) -> dict[str, Any]:
         """The method's own settings, as they were given."""
@@ -222,7 +244,10 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _teacher_train_is_valid(self) -> Self:
-        _ = self.teacher_train
+        try:
+            _ = self.teacher_train
+        except ValidationError as error:
+            raise ValueError(describe_validation(error, "teacher.train", TrainConfig)) from None
         return self
 
 

@@ -92,7 +92,7 @@ def load_weights(model: nn.Module, path: Path, where: str) -> None:
                 f"{prefix}: the tensor {name!r} is {list(weights[name].shape)}, the model's is "
                 f"{list(tensor.shape)}; was it trained for other classes or another image size?"
             )
-        if not bool(torch.isfinite(weights[name].float()).all()):
+        if not bool(torch.isfinite(weights[name].double()).all()):
             raise ModelError(f"{prefix}: the tensor {name!r} has values that are not finite")
     model.load_state_dict(weights)
 

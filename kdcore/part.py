@@ -23,6 +23,7 @@ class Part(nn.Module):
         shapes: of student's and teacher's activations at them, before adapters.
         adapters: what it built.
         generator: its random stream.
+        precision: floating-point type of adapters and features.
 
     Raises:
         StrategyError: an adapter is for a role that was not tapped, or is no module.
@@ -36,6 +37,7 @@ class Part(nn.Module):
         shapes: tuple[Shapes, Shapes],
         adapters: Adapters,
         generator: torch.Generator,
+        precision: torch.dtype,
     ) -> None:
         super().__init__()
         self.member = member
@@ -48,18 +50,36 @@ class Part(nn.Module):
         self.trained = nn.ModuleDict(self.own_modules)
         self.state = State(adapters.state)
         self.generator = generator
+        self.precision = precision
 
     def student_features(
         self, activations: Mapping[TapAddress, Tensor], logits: Tensor | None
     ) -> Features:
         """Return the student's activations behind their adapters, by role."""
-        return _features(self.student_taps, self.student_adapters, activations, logits)
+        return self._features(self.student_taps, self.student_adapters, activations, logits)
 
     def teacher_features(
         self, activations: Mapping[TapAddress, Tensor], logits: Tensor | None
     ) -> Features:
         """Return its teacher's activations behind their adapters, by role."""
-        return _features(self.teacher_taps, self.teacher_adapters, activations, logits)
+        return self._features(self.teacher_taps, self.teacher_adapters, activations, logits)
+
+    def _features(
+        self,
+        taps: Roles,
+        adapters: nn.ModuleDict,
+        activations: Mapping[TapAddress, Tensor],
+        logits: Tensor | None,
+    ) -> Features:
+        roles: dict[str, tuple[Tensor, ...]] = {}
+        for role, addresses in taps.items():
+            values = tuple(in_precision(activations[tap], self.precision) for tap in addresses)
+            if role in adapters:
+                modules = adapters[role]
+                assert isinstance(modules, nn.ModuleList)
+                values = tuple(m(value) for m, value in zip(modules, values, strict=True))
+            roles[role] = values
+        return Features(roles, logits)
 
     def describe(self) -> tuple[list[str], list[str]]:
         """Say, for student and teacher, what each role looks at and what stands behind it."""
@@ -120,23 +140,6 @@ def _checked(member: Member, modules: Mapping[str, nn.Module]) -> dict[str, nn.M
     return dict(modules)
 
 
-def _features(
-    taps: Roles,
-    adapters: nn.ModuleDict,
-    activations: Mapping[TapAddress, Tensor],
-    logits: Tensor | None,
-) -> Features:
-    roles: dict[str, tuple[Tensor, ...]] = {}
-    for role, addresses in taps.items():
-        values = tuple(full_precision(activations[address]) for address in addresses)
-        if role in adapters:
-            modules = adapters[role]
-            assert isinstance(modules, nn.ModuleList)
-            values = tuple(m(value) for m, value in zip(modules, values, strict=True))
-        roles[role] = values
-    return Features(roles, logits)
-
-
-def full_precision(tensor: Tensor) -> Tensor:
-    """Return half-precision floating point as float32, everything else as it is."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+def in_precision(tensor: Tensor, precision: torch.dtype) -> Tensor:
+    """Return a floating-point tensor in one precision, everything else as it is."""
+    return tensor.to(precision) if tensor.is_floating_point() else tensor

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
+from torch import nn
 
 from kdcore.catalog import UNPACKAGED, Catalog, Origin, printable
 from kdcore.ensemble import Member
@@ -35,6 +36,8 @@ def select(
         CatalogError: a strategy is not installed or cannot be loaded.
         ConfigError: an entry or a setting is wrong, or two entries have one label.
     """
+    if isinstance(entries, str | Mapping):
+        raise ConfigError(f"strategies is one entry, not a list of them: write [{entries!r}]")
     members: list[Member] = []
     for entry in entries:
         catalog = catalog or Catalog()
@@ -45,6 +48,10 @@ def select(
             raise ConfigError(
                 f"two strategies are called {label!r}; give one of them a label: "
                 f'{{ name = "{label}", label = "{label}2" }}'
+            )
+        if "." in label or hasattr(nn.ModuleDict, label):
+            raise ConfigError(
+                f"no strategy can be called {label!r}, PyTorch has a use for it; give it a label"
             )
     return tuple(members)
 
@@ -112,8 +119,10 @@ def _configured(entry: Entry, catalog: Catalog) -> tuple[Strategy, Origin, Strat
             config = _parsed({**entry, "name": found.__name__.lower()})
             return found(**config.settings), UNPACKAGED, config
         config = _parsed(entry)
-    else:
+    elif isinstance(entry, StrategyConfig):
         config = entry
+    else:
+        raise ConfigError(f"{entry!r} is no strategy: expected a name, a mapping or a Strategy")
     cls, origin = load_strategy(config.name, catalog)
     try:
         return cls(**config.settings), origin, config

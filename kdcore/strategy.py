@@ -106,8 +106,11 @@ class Strategy:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if "__init__" in cls.__dict__:
-            raise StrategyError(f"{cls.__name__} defines __init__: declare Settings instead")
+        if cls.__init__ is not Strategy.__init__:
+            raise StrategyError(f"{cls.__name__} has its own __init__: declare Settings instead")
+        settings: object = cls.Settings
+        if not (isinstance(settings, type) and issubclass(settings, StrategySettings)):
+            raise StrategyError(f"{cls.__name__}.Settings must subclass kdcore.StrategySettings")
         if taken := [key for key in RESERVED if key in cls.Settings.model_fields]:
             raise StrategyError(
                 f"{cls.__name__}.Settings names {', '.join(map(repr, taken))}, which each entry "

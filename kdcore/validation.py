@@ -1,5 +1,7 @@
 """Pydantic's reports, told in one line to the person who wrote the value."""
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -15,23 +17,43 @@ def describe_validation(error: ValidationError, where: str, model: type[BaseMode
         where: what the keys belong to; begins the line.
         model: the model that was validated; its fields are offered for an unknown key.
     """
-    return f"{where}: " + "; ".join(_describe(item, model) for item in error.errors())
+    items: list[Any] = error.errors()
+    told = [item for item in items if not _follows(item, items)]
+    return f"{where}: " + "; ".join(_describe(item, model) for item in told)
+
+
+def _follows(item: Any, items: list[Any]) -> bool:
+    """Return whether a list is called too short only because something in it is wrong."""
+    loc = item["loc"]
+    inside = (other["loc"] for other in items if len(other["loc"]) > len(loc))
+    return item["type"] == "too_short" and any(other[: len(loc)] == loc for other in inside)
 
 
 def _describe(item: Any, model: type[BaseModel]) -> str:
-    path = [part for part in item["loc"] if part != "function-after"]
-    key = ".".join(map(str, path))
     if item["type"] == "extra_forbidden":
-        owner = _owner(model, path[:-1])
+        *above, last = item["loc"]
+        path = _keys(above)
+        owner = _owner(model, path)
         known = owner.model_fields if owner else ()
-        prefix = ".".join(map(str, path[:-1]))
-        message = unknown("key", str(path[-1]), known)
-        return f"in {prefix}: {message}" if prefix else message
+        message = unknown("key", str(last), known)
+        return f"in {_dotted(path)}: {message}" if path else message
+    key = _dotted(_keys(item["loc"]))
     message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "model_type":
+        message = "expected a table of keys"
     message = message[:1].lower() + message[1:]
     if item["type"] in ("missing", "value_error"):
         return f"{key}: {message}" if key else message
     return f"{key}: {message} (got {_shown(item['input'])})"
+
+
+def _keys(loc: Iterable[str | int]) -> list[str | int]:
+    # Where a value may have several types, pydantic puts those that it tried into the path.
+    return [part for part in loc if not re.fullmatch(r"[a-z-]+\[.*\]", str(part))]
+
+
+def _dotted(path: Iterable[str | int]) -> str:
+    return ".".join(map(str, path))
 
 
 def _owner(model: type[BaseModel], path: list[str | int]) -> type[BaseModel] | None:
@@ -49,5 +71,8 @@ def _owner(model: type[BaseModel], path: list[str | int]) -> type[BaseModel] | N
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of too many digits
+        return f"a very large {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."

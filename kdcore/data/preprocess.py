@@ -62,7 +62,9 @@ class Pixels:
         return self._decoded[indices]
 
     def _decode(self, indices: range | list[int]) -> Tensor:
-        result = torch.empty(len(indices), 3, self.size, self.size, dtype=torch.uint8)
+        shape = (len(indices), 3, self.size, self.size)
+        # The CPU's convolutions are faster on this layout, which gathering keeps.
+        result = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
 
         def decode(position: int) -> None:
             result[position] = fit(self.images.read(indices[position]), self.size)

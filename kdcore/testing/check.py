@@ -1,0 +1,97 @@
+"""What a check is, what running one gives, and how they are run.
+
+The checks themselves are in the modules `settings`, `loss` and `training`, their list in `table`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from kdcore.testing.case import Case
+
+
+class NotApplicableError(Exception):
+    """Raised by a check that has nothing to look at in a strategy; the message says why."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that holds for every strategy.
+
+    Attributes:
+        name: its name, as users select and read it.
+        claim: what it checks, in a sentence.
+        remedy: how to mend a strategy that fails it, in a sentence.
+        function: yields what it finds wrong, a line each; whatever it raises is wrong too.
+        needs: the check without which this one tells nothing; where that one fails, or could
+            not be run, this one is not run.
+    """
+
+    name: str
+    claim: str
+    remedy: str
+    function: Callable[[Case], Iterator[str]]
+    needs: "Check | None" = None
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What one check found in one strategy.
+
+    Attributes:
+        check: the check.
+        outcome: ``passed``, ``failed``, or ``skipped`` where it could not be run.
+        reason: what is wrong, or why it was skipped; empty where it passed.
+        error: the exception that failed it, where it was one.
+    """
+
+    check: Check
+    outcome: Literal["passed", "failed", "skipped"]
+    reason: str = ""
+    error: Exception | None = None
+
+    @property
+    def name(self) -> str:
+        """The check's name."""
+        return self.check.name
+
+    def __str__(self) -> str:
+        if self.outcome == "failed":
+            return f"{self.name} failed: {self.reason}\n{self.check.claim} {self.check.remedy}"
+        return f"{self.name} {self.outcome}" + (f": {self.reason}" if self.reason else "")
+
+
+def run_check(check: Check, case: Case) -> CheckResult:
+    """Run one check, and first those that it needs."""
+    return _run(check, case, {})
+
+
+def run_all(checks: Iterable[Check], case: Case) -> list[CheckResult]:
+    """Run several checks in their order, each once."""
+    known: dict[str, CheckResult] = {}
+    return [_run(check, case, known) for check in checks]
+
+
+def _run(check: Check, case: Case, known: dict[str, CheckResult]) -> CheckResult:
+    if check.name not in known:
+        needed = None if check.needs is None else _run(check.needs, case, known)
+        known[check.name] = (
+            _result(check, case)
+            if needed is None or needed.outcome == "passed"
+            else CheckResult(check, "skipped", f"{needed.name} {needed.outcome}")
+        )
+    return known[check.name]
+
+
+def _result(check: Check, case: Case) -> CheckResult:
+    try:
+        # A strategy that draws from the global stream shall not change the caller's.
+        with torch.random.fork_rng(devices=[]):
+            problems = list(check.function(case))
+    except NotApplicableError as reason:
+        return CheckResult(check, "skipped", str(reason))
+    except Exception as error:
+        return CheckResult(check, "failed", f"{type(error).__name__}: {error}", error)
+    return CheckResult(check, "failed" if problems else "passed", "; ".join(problems))

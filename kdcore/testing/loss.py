@@ -1,0 +1,132 @@
+"""Checks on one call of the loss: what it returns, and where its gradient goes."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from kdcore.errors import StrategyError
+from kdcore.testing.case import Batch, Case, Trial
+from kdcore.testing.check import NotApplicableError
+
+
+def hooks_answer(case: Case) -> Iterator[str]:
+    """Find hooks that are malformed, fail at set-up, or return no loss."""
+    with Trial(case) as trial, torch.no_grad():
+        try:
+            trial.losses()
+        except StrategyError as error:
+            # An answer that is no loss is what the next check is about.
+            if not trial.onlooker.returned:
+                yield str(error)
+
+
+def loss_is_a_vector_or_a_scalar(case: Case) -> Iterator[str]:
+    """Find losses of other types and shapes."""
+    with Trial(case) as trial, torch.no_grad():
+        try:
+            trial.losses()
+        except StrategyError as error:
+            yield str(error)
+
+
+def gradient_reaches_all_that_learns(case: Case) -> Iterator[str]:
+    """Find a student, adapters or modules that the loss does not depend on."""
+    with Trial(case) as trial:
+        try:
+            trial.auxiliary().backward()
+        except StrategyError as error:
+            yield str(error)
+            return
+        gradients = [parameter.grad for parameter in trial.student.parameters()]
+        if not any(gradient is not None and bool(gradient.any()) for gradient in gradients):
+            yield "no parameter of the student has a gradient"
+        for name, parameter in trial.distiller.strategies.named_parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                yield f"the parameter {name} has no gradient"
+
+
+def loss_is_finite(case: Case) -> Iterator[str]:
+    """Find losses and gradients that are infinite or no numbers, in cases that do occur."""
+    with Trial(case) as trial:
+        yield from _not_finite(trial, trial.batch(), "ordinary samples")
+    with Trial(case) as trial:
+        batch = trial.batch()
+        equal = batch._replace(inputs=batch.inputs[:1].expand_as(batch.inputs))
+        yield from _not_finite(trial, equal, "equal samples")
+    with Trial(case) as trial:
+        batch = trial.batch()
+        certain = batch._replace(inputs=1e4 * batch.inputs)
+        yield from _not_finite(trial, certain, "a teacher whose probabilities underflow")
+    with Trial(replace(case, student=case.teacher)) as trial:
+        trial.student.load_state_dict(trial.teacher.state_dict())
+        yield from _not_finite(trial, trial.batch(), "a student that equals its teacher")
+
+
+def a_batch_of_one_works(case: Case) -> Iterator[str]:
+    """Find losses that fail on one sample: an epoch's last batch may hold no more."""
+    with Trial(case) as trial:
+        yield from _not_finite(trial, trial.batch(count=1), "one sample")
+
+
+def samples_need_no_label(case: Case) -> Iterator[str]:
+    """Find losses that fail where nothing is labelled."""
+    with Trial(case, labelled=False) as trial:
+        yield from _not_finite(trial, trial.batch(), "samples without labels")
+
+
+def float64_stays_float64(case: Case) -> Iterator[str]:
+    """Find losses that fail on float64 models, or fall back to float32."""
+    with Trial(case, dtype=torch.float64) as trial:
+        yield from _not_finite(trial, trial.batch(), "float64 models")
+        for value in trial.onlooker.values():
+            if value.dtype != torch.float64:
+                yield f"of float64 models the loss is {value.dtype}"
+
+
+def parts_add_up_to_the_batch(case: Case) -> Iterator[str]:
+    """Find losses a row that depend on which other samples are in the batch."""
+    # In evaluation mode, so that a method's own dropout or batch normalisation does not matter.
+    with Trial(case) as whole, Trial(case) as parts:
+        whole.distiller.eval()
+        parts.distiller.eval()
+        loss = whole.auxiliary()
+        if any(value.ndim == 0 for value in whole.onlooker.values()):
+            raise NotApplicableError("its loss is a scalar, which relates the samples of a batch")
+        if whole.onlooker.drew:
+            raise NotApplicableError("it draws random numbers, which differ from part to part")
+        loss.backward()
+        batch = parts.batch()
+        counts = parts.distiller.task.count(len(batch.indices), batch.targets)
+        total = torch.zeros(())
+        for rows in (slice(0, 3), slice(3, None)):
+            part = parts.auxiliary(Batch(*(tensor[rows] for tensor in batch)), counts)
+            part.backward()
+            total += part.detach()
+        if not torch.allclose(total, loss.detach(), rtol=1e-4, atol=1e-6):
+            yield f"the loss of the batch is {float(loss):.6g}, its parts add up to {total:.6g}"
+        for (name, one), other in zip(
+            whole.distiller.named_parameters(), parts.distiller.parameters(), strict=True
+        ):
+            if not _close(one.grad, other.grad):
+                yield f"the gradient of {name} differs between the batch and its parts"
+                return
+
+
+def _not_finite(trial: Trial, batch: Batch, what: str) -> Iterator[str]:
+    loss = trial.auxiliary(batch)
+    if not bool(loss.isfinite()):
+        yield f"with {what} the loss is {float(loss)}"
+        return
+    loss.backward()
+    for name, parameter in trial.distiller.named_parameters():
+        if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+            yield f"with {what} the gradient of {name} is not finite"
+            return
+
+
+def _close(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return float((one - other).abs().max()) <= 1e-4 * float(one.abs().max()) + 1e-7

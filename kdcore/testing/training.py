@@ -1,0 +1,170 @@
+"""Checks on steps of training, on several strategies in a run, and on what is left behind."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdcore.hookspecs import hookimpl
+from kdcore.losses import squared_error
+from kdcore.signals import Features
+from kdcore.strategy import Strategy
+from kdcore.testing.case import LABEL, Case, Trial
+
+
+def teacher_is_untouched(case: Case) -> Iterator[str]:
+    """Find strategies that change the teacher, or have it train."""
+    before = _snapshot(case.models()[1])
+    with Trial(case) as trial:
+        trial.learn(2)
+        if any(module.training for module in trial.teacher.modules()):
+            yield "the teacher was put into training mode"
+        if any(parameter.grad is not None for parameter in trial.teacher.parameters()):
+            yield "the teacher was given gradients"
+    after = _snapshot(trial.teacher)
+    changed = [name for name in before if not _equal(before[name], after.get(name))]
+    if changed or len(before) != len(after):
+        yield f"of the teacher was changed: {', '.join(changed) or 'its modules'}"
+
+
+def equal_seeds_give_equal_values(case: Case) -> Iterator[str]:
+    """Find losses that depend on more than the run."""
+    with Trial(case) as first, Trial(case) as second:
+        yield from _differ(first.learn(3), second.learn(3), "a run and its repetition")
+
+
+def random_stream_is_left_alone(case: Case) -> Iterator[str]:
+    """Find hooks that draw from the stream of the student's weights and dropout."""
+    before = torch.get_rng_state()
+    with Trial(case) as trial:
+        if not torch.equal(before, torch.get_rng_state()):
+            yield "set-up draws from the global random stream"
+        # The student's own dropout would draw from it in training mode.
+        trial.distiller.eval()
+        before = torch.get_rng_state()
+        trial.losses()
+        if not torch.equal(before, torch.get_rng_state()):
+            yield "the loss draws from the global random stream"
+
+
+def a_resumed_run_goes_on_alike(case: Case) -> Iterator[str]:
+    """Find what a run remembers and does not save."""
+    saved = io.BytesIO()
+    with Trial(case) as trial:
+        trial.learn(2)
+        torch.save([trial.distiller.state_dict(), trial.optimizer.state_dict()], saved)
+        expected = trial.learn(2)
+    saved.seek(0)
+    with Trial(case, seed=1) as resumed:
+        distiller, optimizer = torch.load(saved, weights_only=True)
+        resumed.distiller.load_state_dict(distiller)
+        resumed.optimizer.load_state_dict(optimizer)
+        yield from _differ(expected, resumed.learn(2), "a run and the same one resumed")
+
+
+def memory_waits_for_the_step(case: Case) -> Iterator[str]:
+    """Find memory that is written in place, so that a step's parts read unlike memories."""
+    with Trial(case) as trial:
+        before = {name: tensor.clone() for name, tensor in _memory(trial).items()}
+        trial.losses()
+        trial.losses(trial.batch(start=3))
+        for name, tensor in _memory(trial).items():
+            if not _equal(before[name], tensor):
+                yield f"the state {name!r} changed before the optimizer had stepped"
+
+
+def instances_do_not_interfere(case: Case) -> Iterator[str]:
+    """Find what two instances of a strategy share."""
+    labels = ("one", "other")
+    with Trial(case, *map(case.entry, labels)) as pair:
+        together = _values(pair)
+    for label in labels:
+        with Trial(case, case.entry(label)) as trial:
+            for name, values in _values(trial).items():
+                what = f"{label!r} alone and beside another instance"
+                yield from _differ(values, together[name], what)
+
+
+def total_is_the_weighted_sum(case: Case) -> Iterator[str]:
+    """Find strategies that change what the strategies after them see."""
+    company = {"name": Company, "label": "company", "weight": 0.25}
+    with Trial(case) as trial:
+        alone = _values(trial)
+    with Trial(case, company) as trial:
+        alone |= _values(trial)
+    with Trial(case, case.entry(LABEL, weight=0.5), company, task_weight=0.75) as trial:
+        together = _values(trial)
+        losses = trial.losses()
+    for name, values in alone.items():
+        yield from _differ(values, together[name], f"{name!r} alone and in company")
+    weighted = [losses.weights[name] * value for name, value in losses.auxiliary.items()]
+    expected = 0.75 * losses.task + torch.stack(weighted).sum()
+    if not torch.allclose(losses.total, expected, rtol=1e-5, equal_nan=True):
+        yield f"the total is {float(losses.total)}, the weighted sum {float(expected)}"
+
+
+def models_leave_clean(case: Case) -> Iterator[str]:
+    """Find hooks and modules that a closed run has left on the models."""
+    before = [(_hooks(model), list(model.state_dict())) for model in case.models()]
+    with Trial(case) as trial:
+        trial.learn(1)
+    models = {"student": trial.student, "teacher": trial.teacher}
+    for (whose, model), (hooks, names) in zip(models.items(), before, strict=True):
+        if _hooks(model) != hooks:
+            yield f"hooks were left on the {whose}"
+        if list(model.state_dict()) != names:
+            yield f"the {whose} holds other tensors than before"
+
+
+class Company(Strategy):
+    """Another strategy in the run: the squared error of the logits."""
+
+    @hookimpl
+    def compute_auxiliary_loss(self, student: Features, teacher: Features) -> Tensor:
+        """Return ``[batch]``."""
+        return squared_error(student.logits, teacher.logits)
+
+
+def _memory(trial: Trial) -> Mapping[str, Tensor]:
+    memory: Mapping[str, Tensor] = trial.distiller.get_extra_state()["state"][LABEL]
+    return memory
+
+
+def _values(trial: Trial) -> dict[str, list[list[float]]]:
+    """Return each auxiliary loss of two steps that change memory but no weights."""
+    values: dict[str, list[list[float]]] = {}
+    for start in (0, 3):
+        for name, value in trial.losses(trial.batch(start=start)).auxiliary.items():
+            values.setdefault(name, []).append([float(value.detach())])
+        trial.distiller.advance()
+    return values
+
+
+def _differ(one: Sequence[Any], other: Sequence[Any], what: str) -> Iterator[str]:
+    for step, (left, right) in enumerate(zip(one, other, strict=True)):
+        if not _equal(torch.tensor(left), torch.tensor(right)):
+            yield f"{what} differ in step {step + 1}: {left} and {right}"
+            return
+
+
+def _equal(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        same = one.shape == other.shape and one.dtype == other.dtype
+        return same and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    return one == other
+
+
+def _snapshot(model: nn.Module) -> dict[str, object]:
+    found: dict[str, object] = {n: t.clone() for n, t in model.state_dict().items()}
+    found |= {f"mode of {n or 'the model'}": m.training for n, m in model.named_modules()}
+    return found | {f"requires_grad of {n}": p.requires_grad for n, p in model.named_parameters()}
+
+
+def _hooks(model: nn.Module) -> int:
+    # PyTorch has no public way to see hooks.
+    owners: list[Any] = [*model.modules(), *model.parameters(), *model.buffers()]
+    kept = [vars(owner).items() for owner in model.modules()]
+    modules = sum(len(value) for item in kept for key, value in item if key.endswith("_hooks"))
+    return modules + sum(len(getattr(o, "_backward_hooks", None) or ()) for o in owners)

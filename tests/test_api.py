@@ -1,0 +1,88 @@
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import kdcore
+from kdcore.errors import ConfigError, DataError
+
+
+def _data(samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(samples, 4, generator=generator)
+    return inputs, inputs[:, :3].argmax(1)
+
+
+def _net(width: int) -> nn.Sequential:
+    torch.manual_seed(width)
+    return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))
+
+
+def test_one_call_trains_the_student_and_reports_its_accuracy() -> None:
+    student = _net(6)
+    result = kdcore.distill(
+        _net(12), student, _data(200, 0), _data(100, 1), ["logits"], epochs=12, lr=0.02
+    )
+    assert result.student is student
+    assert result.accuracy == result.history.epochs[-1].accuracy
+    assert result.accuracy > 60
+    assert set(result.history.epochs[0].losses) == {"task", "logits"}
+
+
+def test_the_student_and_the_teacher_come_back_without_hooks() -> None:
+    teacher, student = _net(12), _net(6)
+    teacher.train()
+    kdcore.distill(
+        teacher,
+        student,
+        _data(20, 0),
+        _data(10, 1),
+        [{"name": "fitnets", "student_tap": "0", "teacher_tap": "0"}],
+        epochs=1,
+    )
+    for model in (teacher, student):
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert teacher.training
+
+
+def test_data_sets_and_pairs_of_tensors_train_alike() -> None:
+    results = []
+    for wrap in (tuple, lambda pair: TensorDataset(*pair)):
+        student = _net(6)
+        kdcore.distill(None, student, wrap(_data(30, 0)), _data(10, 1), epochs=2)
+        results.append(student[0].weight.clone())
+    assert torch.equal(*results)
+
+
+def test_samples_without_labels_reach_the_student_through_the_teacher() -> None:
+    inputs, targets = _data(60, 0)
+    targets[10:] = -100
+    result = kdcore.distill(
+        _net(12), _net(6), (inputs, targets), _data(10, 1), ["logits"], epochs=1, batch_size=10
+    )
+    assert result.history.epochs[0].samples == 100
+
+
+def test_the_best_weights_are_kept_where_there_is_validation_data() -> None:
+    result = kdcore.distill(
+        None, _net(6), _data(40, 0), _data(10, 1), epochs=2, validation_data=_data(10, 2)
+    )
+    assert result.history.best_epoch in (1, 2)
+
+
+def test_an_unknown_key_of_the_training_is_named_with_its_neighbour() -> None:
+    with pytest.raises(ConfigError, match="unknown key 'epoch'; did you mean 'epochs'"):
+        kdcore.distill(None, _net(6), _data(4, 0), _data(4, 1), epoch=2)
+
+
+def test_evaluation_data_without_labels_is_refused() -> None:
+    inputs, targets = _data(4, 1)
+    with pytest.raises(DataError, match="eval_data has no labels"):
+        kdcore.distill(None, _net(6), _data(4, 0), (inputs, targets.fill_(-100)), epochs=1)
+
+
+def test_a_pair_of_unequal_lengths_is_refused() -> None:
+    with pytest.raises(DataError, match="train_data: expected a pair of tensors of equal length"):
+        kdcore.distill(
+            None, _net(6), (torch.zeros(3, 4), torch.zeros(2).long()), _data(4, 1), epochs=1
+        )

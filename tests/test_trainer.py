@@ -1,0 +1,218 @@
+import copy
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from kdcore import Adapters, Features, Shapes, Strategy, Taps, hookimpl, squared_error
+from kdcore.cache import build_cache
+from kdcore.data.source import DatasetSource
+from kdcore.distiller import Distiller
+from kdcore.errors import NonFiniteLossError, StrategyError
+from kdcore.experiment import TrainConfig
+from kdcore.trainer import EpochRecord, StepRecord, train
+
+
+class _Hint(Strategy):
+    @hookimpl
+    def extract_features(self) -> Taps:
+        return Taps(student={"hint": "0"}, teacher={"hint": "0"})
+
+    @hookimpl
+    def adapt_shapes(self, student: Shapes, teacher: Shapes) -> Adapters:
+        return Adapters(student={"hint": nn.Linear(student["hint"][1], teacher["hint"][1])})
+
+    @hookimpl
+    def compute_auxiliary_loss(self, student: Features, teacher: Features) -> Tensor:
+        return squared_error(student["hint"], teacher["hint"])
+
+
+class _Unused(_Hint):
+    @hookimpl
+    def adapt_shapes(self) -> Adapters:
+        return Adapters(modules={"idle": nn.Linear(1, 1)})
+
+    @hookimpl
+    def compute_auxiliary_loss(self, student: Features) -> Tensor:
+        return student["hint"].mean(1)
+
+
+class _Diverges(_Hint):
+    @hookimpl
+    def adapt_shapes(self) -> Adapters:
+        return Adapters()
+
+    @hookimpl
+    def compute_auxiliary_loss(self, student: Features, step: int) -> Tensor:
+        return student["hint"].mean(1) * (float("nan") if step == 3 else 1.0)
+
+
+class _Watcher:
+    def __init__(self) -> None:
+        self.steps: list[StepRecord] = []
+        self.epochs: list[EpochRecord] = []
+
+    def on_step(self, record: StepRecord) -> None:
+        self.steps.append(record)
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        self.epochs.append(record)
+
+
+def _net(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Dropout(0.2), nn.Linear(width, 3))
+
+
+def _source(
+    samples: int = 40, seed: int = 0, unlabelled: int = 0, dtype: torch.dtype = torch.float32
+) -> DatasetSource:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(samples, 4, generator=generator).to(dtype)
+    targets = inputs[:, :3].argmax(1)
+    if unlabelled:
+        targets[-unlabelled:] = -100
+    return DatasetSource(TensorDataset(inputs, targets), "train_data")
+
+
+def _distiller(strategies: list[Strategy], source: DatasetSource) -> Distiller:
+    torch.manual_seed(1)
+    sample = source.batch(torch.arange(2)).inputs
+    teacher, student = _net(8).to(sample.dtype), _net(5).to(sample.dtype)
+    return Distiller(teacher, student, strategies, sample_input=sample)
+
+
+def _config(**values: object) -> TrainConfig:
+    return TrainConfig.model_validate({"epochs": 3, "batch_size": 16, "lr": 0.02, **values})
+
+
+def _weights(distiller: Distiller) -> Mapping[str, Tensor]:
+    return copy.deepcopy(distiller.student.state_dict())
+
+
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_student_learns() -> None:
+    source = _source(200)
+    history = train(_distiller([], source), source, _config(epochs=15), 1, test=_source(100, 1))
+    assert history.epochs[-1].loss < 0.5 * history.epochs[0].loss
+    assert history.epochs[-1].accuracy is not None
+    assert history.epochs[-1].accuracy > 80
+
+
+def test_the_same_seed_gives_the_same_training_whatever_was_drawn_before() -> None:
+    source = _source()
+    runs = []
+    for draws in (0, 5):
+        distiller = _distiller([_Hint()], source)
+        torch.rand(draws)
+        history = train(distiller, source, _config(), seed=7)
+        runs.append((_weights(distiller), [record.losses for record in history.epochs]))
+    assert _same(runs[0][0], runs[1][0])
+    assert runs[0][1] == runs[1][1]
+    other = _distiller([_Hint()], source)
+    train(other, source, _config(), seed=8)
+    assert not _same(runs[0][0], _weights(other))
+
+
+def test_every_step_reports_the_weighted_sum_of_its_parts() -> None:
+    source, watcher = _source(), _Watcher()
+    distiller = _distiller([_Hint()], source)
+    train(distiller, source, _config(), 1, observers=[watcher])
+    for record in watcher.steps:
+        expected = distiller.task_weight * record.losses["task"] + record.losses["_hint"]
+        assert record.losses["total"] == pytest.approx(expected, rel=1e-6)
+    assert [record.step for record in watcher.steps] == list(range(9))
+    assert watcher.steps[0].steps == 9
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_batches() -> None:
+    source, watcher = _source(), _Watcher()
+    train(_distiller([], source), source, _config(epochs=1), 1, observers=[watcher])
+    assert [record.samples for record in watcher.steps] == [16, 16, 8]
+    mean = sum(record.losses["total"] for record in watcher.steps) / 3
+    assert watcher.epochs[0].loss == pytest.approx(mean)
+
+
+def test_accumulation_steps_as_the_whole_batch_does() -> None:
+    source = _source(unlabelled=11, dtype=torch.float64)
+    results = []
+    for parts in (1, 3):
+        distiller = _distiller([_Hint()], source)
+        for module in distiller.student.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        train(distiller, source, _config(epochs=1, optimizer="sgd", accumulate=parts), 1)
+        results.append(_weights(distiller))
+    for name in results[0]:
+        assert torch.allclose(results[0][name], results[1][name], rtol=0, atol=1e-12)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_its_step_is_taken() -> None:
+    source = _source()
+    distiller = _distiller([_Diverges()], source)
+    watcher = _Watcher()
+    with pytest.raises(NonFiniteLossError, match=r"'_diverges' is nan in epoch 1, step 3"):
+        train(distiller, source, _config(), 1, observers=[watcher])
+    assert len(watcher.steps) == 3
+    assert all(bool(torch.isfinite(weight).all()) for weight in distiller.parameters())
+
+
+def test_a_parameter_that_no_loss_depends_on_is_an_error() -> None:
+    source = _source()
+    with pytest.raises(StrategyError, match=r"'_unused': its parameter .* has no gradient"):
+        train(_distiller([_Unused()], source), source, _config(), 1)
+
+
+def test_the_best_weights_are_those_of_the_best_validation_epoch() -> None:
+    source, validation = _source(60), _source(30, seed=3)
+    distiller = _distiller([], source)
+    kept: list[Mapping[str, Tensor]] = []
+
+    class _Keeper(_Watcher):
+        def on_epoch(self, record: EpochRecord) -> None:
+            super().on_epoch(record)
+            kept.append(_weights(distiller))
+
+    watcher = _Keeper()
+    history = train(
+        distiller, source, _config(epochs=6), 1, validation=validation, observers=[watcher]
+    )
+    scores = [record.validation or 0.0 for record in watcher.epochs]
+    assert history.best_epoch == scores.index(max(scores)) + 1
+    assert history.best_weights is not None
+    assert _same(history.best_weights, kept[history.best_epoch - 1])
+
+
+def test_without_validation_no_epoch_is_called_the_best() -> None:
+    source = _source()
+    history = train(_distiller([], source), source, _config(), 1, test=_source(10, 2))
+    assert history.best_epoch is None
+    assert history.best_weights is None
+
+
+def test_the_teacher_cache_changes_no_bit() -> None:
+    source = _source(unlabelled=20)
+    weights = []
+    for cached in (False, True):
+        distiller = _distiller([_Hint()], source)
+        distiller.teacher_batch = 16
+        cache = build_cache(distiller, source) if cached else None
+        train(distiller, source, _config(), 1, cache=cache)
+        weights.append(_weights(distiller))
+    assert _same(*weights)
+
+
+def test_label_smoothing_and_clipping_change_the_training() -> None:
+    source = _source()
+    plain = _distiller([], source)
+    train(plain, source, _config(optimizer="sgd", lr=0.5), 1)
+    clipped = _distiller([], source)
+    train(clipped, source, _config(optimizer="sgd", lr=0.5, clip_norm=1e-6), 1)
+    start = _distiller([], source)
+    for name, weight in start.student.state_dict().items():
+        assert torch.allclose(clipped.student.state_dict()[name], weight, atol=1e-4)
+        assert not torch.equal(plain.student.state_dict()[name], weight)
