@@ -95,7 +95,7 @@ def assemble(
         generator = stream(seed, member.label, "loss", device=device)
         part = Part(member, own, others, shapes, adapters, generator, precision)
         part.to(device, precision)
-        part.state.move(device)
+        part.state.move(device, precision)
         parts.append(part)
     return Assembly(
         tuple(parts),
@@ -104,7 +104,7 @@ def assemble(
             name: FrozenTeacher(survey.model, survey.wanted, survey.where, survey.keep)
             for name, survey in surveys.items()
         },
-        setup,
+        setup.to(device),
         precision,
         {
             name: {kind: tuple(map(str, found)) for kind, found in survey.automatic.items()}

@@ -5,7 +5,7 @@ A plugin is code: loading one runs it. Listing does not.
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, distributions
 from typing import Any
@@ -33,6 +33,9 @@ class Origin:
 
 
 UNPACKAGED = Origin("not from a package", "")
+
+Found = tuple[EntryPoint, Origin, str, SpecifierSet]
+"""An entry point, whose it is, what that says of itself, and the versions of kdcore it needs."""
 
 
 @dataclass(frozen=True)
@@ -141,29 +144,29 @@ def own_version() -> str:
     return __version__
 
 
-def _discover(group: str) -> Sequence[tuple[EntryPoint, Origin, str, SpecifierSet]]:
+def _discover(group: str) -> list[Found]:
     # pluggy's own loading drops the second of two distributions that claim one name in silence.
-    found = {}
+    found: dict[tuple[str, str], Found] = {}
     for distribution in distributions():
-        for entry in _entries(distribution, group):
-            origin = Origin(
-                printable(distribution.metadata["Name"] or "unnamed"),
-                printable(distribution.version or "0"),
-            )
-            key = (entry.name, canonicalize_name(origin.distribution))
+        try:
+            read = _read(distribution, group)
+        except Exception:  # anything on the path, ours or not, may have metadata of any form
+            continue
+        for item in read:
             # The first on the path is what Python would import; a shadowed copy is no rival.
-            if key not in found:
-                summary = distribution.metadata["Summary"] or ""
-                found[key] = (entry, origin, summary, _needed(distribution.requires or []))
+            found.setdefault((item[0].name, canonicalize_name(item[1].distribution)), item)
     return sorted(found.values(), key=lambda item: (item[0].name, item[1].distribution))
 
 
-def _entries(distribution: Distribution, group: str) -> list[EntryPoint]:
-    try:
-        _ = distribution.metadata
-        return [entry for entry in distribution.entry_points if entry.group == group]
-    except Exception:  # anything on the path, ours or not, may have metadata that cannot be read
+def _read(distribution: Distribution, group: str) -> list[Found]:
+    entries = [entry for entry in distribution.entry_points if entry.group == group]
+    if not entries:
         return []
+    metadata = distribution.metadata
+    name, version = metadata["Name"] or "unnamed", distribution.version or "0"
+    origin = Origin(printable(name), printable(version))
+    needed = _needed(distribution.requires or [])
+    return [(entry, origin, metadata["Summary"] or "", needed) for entry in entries]
 
 
 def _needed(requires: Iterable[str]) -> SpecifierSet:

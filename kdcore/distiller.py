@@ -104,7 +104,6 @@ class Distiller(nn.Module):
         self.epoch = 0
         self.step = 0
         self.teacher_batch: int | None = None
-        _check_labels(members)
         self._ensemble = Ensemble(members, wrappers)
         if teacher_sample_input is None:
             teacher_sample_input = sample_input
@@ -316,15 +315,6 @@ def _named(teacher: nn.Module | Mapping[str, nn.Module] | None) -> Mapping[str, 
     if isinstance(teacher, nn.Module):
         return {"teacher": teacher}
     return teacher
-
-
-def _check_labels(members: Collection[Member]) -> None:
-    for member in members:
-        if hasattr(nn.ModuleDict, member.label):
-            raise ConfigError(
-                f"strategy {member.label!r}: PyTorch has a use for this label; give it another: "
-                f'label = "{member.label}2"'
-            )
 
 
 def _is_used(name: str, members: Collection[Member]) -> bool:

@@ -237,7 +237,7 @@ def _check_arguments(shown: str, name: str, arguments: Iterable[inspect.Paramete
         if argument.name not in offered:
             raise StrategyError(f"{where}: {unknown('argument', argument.name, offered)}")
         if argument.default is not argument.empty:
-            raise StrategyError(f"{where}: pluggy need not pass an argument that has a default; remove it")
+            raise StrategyError(f"{where}: pluggy need not pass what has a default; remove it")
 
 
 def _only(member: Member, hook: str, results: object) -> Any:

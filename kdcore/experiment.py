@@ -133,7 +133,7 @@ class TrainConfig(Section):
     clip_norm: Positive | None = Field(None, description="largest norm of the whole gradient")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
     labelled_share: float = Field(
-        0.5,
+        0.25,
         gt=0,
         lt=1,
         description="share of each batch drawn from the labelled images, where others have none",

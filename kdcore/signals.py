@@ -147,6 +147,14 @@ class Setup:
             targets=self._targets,
         )
 
+    def to(self, device: torch.device) -> "Setup":
+        """Return the same, with the targets on a device."""
+        return Setup(
+            sample_count=self._sample_count,
+            class_count=self._class_count,
+            targets=None if self._targets is None else self._targets.to(device),
+        )
+
     @staticmethod
     def _known(name: str, value: T | None) -> T:
         if value is None:
@@ -221,9 +229,12 @@ class State(Mapping[str, Tensor]):
         self._writes.clear()
         self._rows = dict.fromkeys(self._tensors, 0)
 
-    def move(self, device: torch.device) -> None:
-        """Place the memory on a device."""
-        self._tensors = {name: tensor.to(device) for name, tensor in self._tensors.items()}
+    def move(self, device: torch.device, precision: torch.dtype = torch.float32) -> None:
+        """Place the memory on a device, floating-point numbers in the precision of features."""
+        self._tensors = {
+            name: tensor.to(device, precision if tensor.is_floating_point() else None)
+            for name, tensor in self._tensors.items()
+        }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace the memory by what was saved from one of the same names and shapes."""

@@ -173,6 +173,7 @@ def train(
         history.add(summary, distiller)
         for observer in observers:
             observer.on_epoch(summary)
+    optimizer.zero_grad()
     return history
 
 

@@ -1,7 +1,7 @@
 """What is installed: listed without importing, loaded by name, and never spoilt by a neighbour."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import distributions, entry_points
 from pathlib import Path
 
@@ -38,6 +38,12 @@ def _refused(name: str, catalog: Catalog | None = None) -> str:
         (catalog or Catalog()).load(name)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def _read_all(folder: Path) -> None:
+    """Read metadata as a catalog must, without its care."""
+    for distribution in distributions(path=[str(folder)]):
+        _ = distribution.metadata, distribution.entry_points
 
 
 # Listing
@@ -150,8 +156,7 @@ def test_metadata_that_cannot_be_read_affect_no_other(
     (folder / file).write_bytes(content)
     if (file, content[:1]) != ("METADATA", b"["):
         with pytest.raises((TypeError, UnicodeDecodeError)):
-            for distribution in distributions(path=[str(folder.parent)]):
-                _ = distribution.metadata, distribution.entry_points
+            _read_all(folder.parent)
     assert [listing.name for listing in _listings("good")] == ["good"]
     assert Catalog().load("good")[0].__name__ == "Method"
 
@@ -219,10 +224,9 @@ def test_a_plugin_for_this_kdcore_is_loaded(install: Install, requires: Sequence
 
 
 @pytest.fixture
-def twins(install: Install) -> Iterator[None]:
+def twins(install: Install) -> None:
     install("kd-one", {"twin": "kd_one:Method", "one": "kd_one:Method"})
     install("Kd.Two", {"twin": "kd_two:Method"}, version="2.0")
-    yield
 
 
 @pytest.mark.usefixtures("twins")

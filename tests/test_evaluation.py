@@ -15,7 +15,8 @@ class _Echo(nn.Module):
         self.dropout = nn.Dropout(0.9)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(nn.functional.one_hot(x.long(), 3).float())
+        logits: Tensor = self.dropout(nn.functional.one_hot(x.long(), 3).float())
+        return logits
 
 
 def _source(inputs: list[int], targets: list[int]) -> DatasetSource:

@@ -12,7 +12,7 @@ def _draw(generator: torch.Generator) -> Tensor:
 
 
 def test_a_seed_is_the_same_on_every_machine_and_in_every_version() -> None:
-    # printf '42/fitnets/adapters' | sha256sum  gives  fd22216d410916a5...; half of the first 8 bytes
+    # The first 8 bytes of: printf '42/fitnets/adapters' | sha256sum
     assert derive_seed(42, "fitnets", "adapters") == 0xFD22216D410916A5 >> 1
 
 

@@ -149,7 +149,7 @@ class TestWhatIsRead:
 
     def test_gradients_flow_through_what_is_read(self, x: Tensor) -> None:
         model = Chain()
-        _read(model, x, "first").sum().backward()
+        torch.autograd.backward(_read(model, x, "first").sum())
         assert model.first.weight.grad is not None
         # d/dW of the sum of Wx + b over all samples is the sum of x in each row.
         assert torch.allclose(model.first.weight.grad, x.sum(0).expand(5, 4))
@@ -165,7 +165,7 @@ class Named(NamedTuple):
     right: Tensor
 
 
-Untyped = namedtuple("Untyped", ["left", "right"])  # noqa: PYI024 - the older form is the point
+Untyped = namedtuple("Untyped", ["left", "right"])
 
 
 @dataclass
@@ -332,7 +332,8 @@ class TestOverwritten:
         models[1].load_state_dict(models[0].state_dict())
         for model in models:
             seen = _probed(model, x, "bn")(x)
-            (seen.activations[_tap("bn")].square().sum() + seen.output.sum()).backward()
+            loss = seen.activations[_tap("bn")].square().sum() + seen.output.sum()
+            torch.autograd.backward(loss)
         grads = [[p.grad for p in model.parameters()] for model in models]
         for inplace, plain in zip(*grads, strict=True):
             assert inplace is not None
@@ -422,7 +423,7 @@ class TestWhatCannotBeTapped:
             recorder(x)
 
     def test_a_module_that_does_not_exist_is_answered_with_the_near_one(self) -> None:
-        with pytest.raises(TapError, match="^student: unknown module 'frist'; did you mean"):
+        with pytest.raises(TapError, match=r"^student: unknown module 'frist'; did you mean"):
             _recorder(Chain(), "frist")
 
     def test_the_model_itself_exists_and_is_not_offered_as_a_name(self, x: Tensor) -> None:

@@ -29,24 +29,20 @@ class _Hint(Strategy):
         return squared_error(student["hint"], teacher["hint"])
 
 
-class _Unused(_Hint):
+class _Unused(Strategy):
     @hookimpl
     def adapt_shapes(self) -> Adapters:
         return Adapters(modules={"idle": nn.Linear(1, 1)})
 
     @hookimpl
     def compute_auxiliary_loss(self, student: Features) -> Tensor:
-        return student["hint"].mean(1)
+        return student.logits.mean(1)
 
 
-class _Diverges(_Hint):
-    @hookimpl
-    def adapt_shapes(self) -> Adapters:
-        return Adapters()
-
+class _Diverges(Strategy):
     @hookimpl
     def compute_auxiliary_loss(self, student: Features, step: int) -> Tensor:
-        return student["hint"].mean(1) * (float("nan") if step == 3 else 1.0)
+        return student.logits.mean(1) * (float("nan") if step == 3 else 1.0)
 
 
 class _Watcher:

@@ -25,7 +25,6 @@ def command(
     data: options.DataName = None,
     root: options.Root = None,
     labels: options.Labels = None,
-    all_labels: options.AllLabels = False,
     limit: options.Limit = None,
     validation: options.Validation = None,
     group_by: options.GroupBy = None,
@@ -45,21 +44,20 @@ def command(
 ) -> None:
     """Train a teacher, the student alone and with each candidate from equal starts, and compare.
 
-    Without arguments: the tutorial's models and methods on handwritten digits with few labels.
+    Without arguments: the tutorial's models and methods on handwritten digits with few labels
+    (recipe demo). With other data: the same with all labels (recipe tutorial).
     """
     from kdcore import configfile
     from kdcore.errors import ConfigError
 
     if file is not None and recipe is not None:
         raise ConfigError("give a file or --recipe, not both")
-    name = file.stem if file else recipe or "demo"
+    # The demo takes labels away, which nobody expects of images of their own.
+    default = "demo" if data in (None, "digits") else "tutorial"
+    name = file.stem if file else recipe or default
     tree = configfile.read_file(file) if file else configfile.read_recipe(name)
     if strategies is not None:
         tree["candidates"] = configfile.candidates_for(tree, strategies)
-    if all_labels:
-        if labels is not None:
-            raise ConfigError("give --labels or --all-labels, not both")
-        tree.get("data", {}).pop("labels", None)
     options.assign(
         tree,
         {

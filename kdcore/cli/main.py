@@ -54,17 +54,22 @@ def run_command(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
     try:
         code = app(arguments, prog_name="kdcore", standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        # Typer turns an interrupt into this code and says nothing.
+        return _interrupted() if code == INTERRUPTED else code if isinstance(code, int) else 0
     except KdcoreError as error:
         return _fail(str(error), error.exit_code)
     except TyperException as error:
         return _fail(error.format_message(), 2)
     except (KeyboardInterrupt, Abort):
-        return _fail("interrupted; the same command keeps what was finished", INTERRUPTED)
+        return _interrupted()
     except BrokenPipeError:
         # The reader has gone; leave quietly, and keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _interrupted() -> int:
+    return _fail("interrupted; the same command keeps what was finished", INTERRUPTED)
 
 
 def _fail(message: str, code: int) -> int:

@@ -21,7 +21,6 @@ Epochs = Annotated[int | None, typer.Option(help="Passes over the training image
 BatchSize = Annotated[int | None, typer.Option(help="Images an optimizer step.")]
 Lr = Annotated[float | None, typer.Option(help="Learning rate.")]
 Labels = Annotated[int | None, typer.Option(help="Labels that the students may see.")]
-AllLabels = Annotated[bool, typer.Option("--all-labels", help="Let the students see all labels.")]
 Limit = Annotated[int | None, typer.Option(help="Use the first N images of each part.")]
 Validation = Annotated[
     float | None, typer.Option(help="Share of the training images to choose weights on.")

@@ -4,6 +4,7 @@ The checks themselves are in the modules `settings`, `loss` and `training`, thei
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -85,10 +86,21 @@ def _run(check: Check, case: Case, known: dict[str, CheckResult]) -> CheckResult
     return known[check.name]
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # The models are so small that threads would spend their time waiting for each other.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _result(check: Check, case: Case) -> CheckResult:
     try:
         # A strategy that draws from the global stream shall not change the caller's.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _one_thread():
             problems = list(check.function(case))
     except NotApplicableError as reason:
         return CheckResult(check, "skipped", str(reason))

@@ -1,6 +1,7 @@
 """Cosine distance between hidden representations, as PyTorch's tutorial has it."""
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,8 +30,12 @@ class Cosine(Strategy):
     class Settings(StrategySettings):
         """What can be set."""
 
-        student_tap: Tap = auto("embedding")
-        teacher_tap: Tap = auto("embedding")
+        student_tap: Tap = Field(
+            auto("embedding"), description="activation of the student to compare, flattened"
+        )
+        teacher_tap: Tap = Field(
+            auto("embedding"), description="activation of the teacher to compare, flattened"
+        )
 
     settings: Settings
     recommended = Recommended(0.25, 0.75, "PyTorch's knowledge distillation tutorial")

@@ -32,8 +32,12 @@ class FitNets(Strategy):
     class Settings(StrategySettings):
         """What can be set."""
 
-        student_tap: Tap = auto("feature_map")
-        teacher_tap: Tap = auto("feature_map")
+        student_tap: Tap = Field(
+            auto("feature_map"), description="hint of the student: a map, token sequence or vector"
+        )
+        teacher_tap: Tap = Field(
+            auto("feature_map"), description="hint of the teacher: a map, token sequence or vector"
+        )
         kernel_size: Literal[1, 3] = Field(
             3, description="side of the regressor's convolution in pixels"
         )

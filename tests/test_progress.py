@@ -1,0 +1,46 @@
+import io
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from kdcore.progress import MetricsLog, TrainingDisplay
+from kdcore.trainer import EpochRecord, StepRecord
+
+LOSSES = {"total": 1.5, "task": 1.0, "logits": 2.0}
+STEP = StepRecord(0, 0, 4, 16, LOSSES)
+EPOCH = EpochRecord(1, 1.5, {"task": 1.0, "logits": 2.0}, 91.234, 89.5, 1e-3, 64, 2.0)
+
+
+def test_an_epochs_line_has_each_loss_both_accuracies_and_the_speed() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    with TrainingDisplay(console, "logits, seed 42", 10) as display:
+        display.on_step(STEP)
+        display.on_epoch(EPOCH)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    title, line = file.getvalue().splitlines()
+    assert title == "logits, seed 42"
+    assert "epoch   1/10" in line
+    assert "loss 1.5000 (task 1.0000, logits 2.0000)" in line
+    assert "validation 89.50 %  accuracy 91.23 %  32 images/s" in line
+
+
+def test_a_terminal_gets_a_bar_with_losses_by_label() -> None:
+    console = Console(file=io.StringIO(), width=200, force_terminal=True, legacy_windows=False)
+    with TrainingDisplay(console, "t", 10) as display:
+        display.on_step(STEP)
+        display._bar.refresh()
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    assert "1/4" in file.getvalue()
+    assert "logits 2.0000" in file.getvalue()
+
+
+def test_the_metrics_log_has_a_line_a_step_and_a_line_an_epoch(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path / "m.jsonl") as log:
+        log.on_step(STEP)
+        log.on_epoch(EPOCH)
+    step, epoch = map(json.loads, (tmp_path / "m.jsonl").read_text().splitlines())
+    assert (step["kind"], step["step"], step["losses"]) == ("step", 0, LOSSES)
+    assert (epoch["kind"], epoch["accuracy"]) == ("epoch", 91.234)

@@ -1,0 +1,179 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from kdcore.configfile import as_run, override, read_file, read_recipe
+from kdcore.errors import UserError
+from kdcore.experiment import RunConfig
+from kdcore.run import (
+    BEST,
+    CONFIG,
+    METRICS,
+    RESULT,
+    STUDENT,
+    RunContext,
+    digest_of,
+    find_device,
+    run_student,
+    run_teacher,
+)
+
+SMALL = (
+    "teacher.model=lightnn",
+    "data.limit=60",
+    "teacher.image_size=8",
+    "student.image_size=8",
+    "train.epochs=2",
+    "train.batch_size=16",
+)
+
+
+def _config(*assignments: str) -> RunConfig:
+    tree = read_recipe("tutorial")
+    tree["strategies"] = [entry for c in tree.pop("candidates") for entry in c["strategies"]]
+    tree["seed"] = tree.pop("seeds")[0]
+    override(tree, [*SMALL, *assignments])
+    return as_run(tree, "test")
+
+
+def _context(config: RunConfig, out: Path) -> RunContext:
+    return RunContext(config, out, Console(quiet=True))
+
+
+def test_a_run_leaves_a_clean_student_its_log_and_the_resolved_experiment(tmp_path: Path) -> None:
+    config = _config()
+    context = _context(config, tmp_path)
+    teacher = run_teacher(context, 42)
+    result = run_student(context, 42, "all", config.strategies, config.task_weight, teacher)
+    folder = Path(result.folder)
+    fresh = context.new_student(42)
+    fresh.load_state_dict(load_file(folder / STUDENT))
+    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    assert [line["kind"] for line in lines].count("epoch") == 2
+    labels = {"total", "task", "logits", "cosine", "fitnets"}
+    assert all(set(line["losses"]) == labels for line in lines if line["kind"] == "step")
+    assert 'student_tap = "classifier:input"' in (folder / CONFIG).read_text()
+    assert "auto:" not in (folder / CONFIG).read_text()
+
+
+def test_the_resolved_experiment_gives_the_same_run_again(tmp_path: Path) -> None:
+    config = _config("data.labels=20")
+    context = _context(config, tmp_path)
+    teacher = run_teacher(context, 42)
+    first = run_student(context, 42, "all", config.strategies, config.task_weight, teacher)
+    again = as_run(read_file(Path(first.folder) / CONFIG), "again")
+    other = _context(again, tmp_path / "again")
+    second = run_student(
+        other, again.seed, "all", again.strategies, again.task_weight, run_teacher(other, 42)
+    )
+    assert not second.kept
+    one, two = (load_file(Path(r.folder) / STUDENT) for r in (first, second))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert [r["losses"] for r in first.epochs] == [r["losses"] for r in second.epochs]
+
+
+def test_a_finished_run_is_kept_and_one_with_other_settings_is_not(tmp_path: Path) -> None:
+    config = _config()
+    context = _context(config, tmp_path)
+    first = run_student(context, 42, "student", (), 1.0, None)
+    assert not first.kept
+    kept = run_student(context, 42, "student", (), 1.0, None)
+    assert kept.kept
+    assert (kept.accuracy, kept.folder) == (first.accuracy, first.folder)
+    changed = _context(_config("train.lr=0.01"), tmp_path)
+    assert not run_student(changed, 42, "student", (), 1.0, None).kept
+
+
+def test_an_interrupted_run_is_not_taken_for_a_finished_one(tmp_path: Path) -> None:
+    context = _context(_config(), tmp_path)
+    first = run_student(context, 42, "student", (), 1.0, None)
+    (Path(first.folder) / RESULT).write_text('{"key": "half')
+    assert not run_student(context, 42, "student", (), 1.0, None).kept
+
+
+def test_a_teacher_from_a_file_is_not_trained(tmp_path: Path) -> None:
+    trained = run_teacher(_context(_config(), tmp_path), 42)
+    context = _context(_config(f'teacher.weights="{trained.weights}"'), tmp_path / "other")
+    given = run_teacher(context, 42)
+    assert given.digest == trained.digest
+    assert given.result.seconds == 0
+    assert given.result.accuracy == trained.result.accuracy
+
+
+def test_the_teacher_is_the_same_after_it_has_taught(tmp_path: Path) -> None:
+    config = _config()
+    context = _context(config, tmp_path)
+    teacher = run_teacher(context, 42)
+    run_student(context, 42, "all", config.strategies, config.task_weight, teacher)
+    assert digest_of(teacher.model.state_dict()) == teacher.digest
+    assert all(parameter.grad is None for parameter in teacher.model.parameters())
+
+
+@pytest.mark.parametrize("cache", ["memory", "off"])
+def test_the_teacher_cache_can_be_chosen_and_changes_no_number(tmp_path: Path, cache: str) -> None:
+    config = _config("train.epochs=1")
+    reference = _context(config, tmp_path / "auto")
+    context = _context(_config("train.epochs=1", f"teacher_cache={cache}"), tmp_path / cache)
+    losses = []
+    for each in (reference, context):
+        teacher = run_teacher(each, 42)
+        run = run_student(each, 42, "all", config.strategies, config.task_weight, teacher)
+        losses.append([record["losses"] for record in run.epochs])
+    assert losses[0] == losses[1]
+
+
+def test_the_best_weights_are_chosen_on_the_validation_split_and_scored_on_the_test(
+    tmp_path: Path,
+) -> None:
+    context = _context(_config("data.validation=0.3", "train.epochs=4"), tmp_path)
+    result = run_student(context, 42, "student", (), 1.0, None)
+    assert result.best_epoch is not None
+    record = result.epochs[result.best_epoch - 1]
+    assert record["validation"] == max(r["validation"] for r in result.epochs)
+    assert result.best_accuracy == record["accuracy"]
+    assert (Path(result.folder) / BEST).is_file()
+
+
+def test_validation_images_are_not_trained_on(tmp_path: Path) -> None:
+    data = _context(_config("data.validation=0.25"), tmp_path).data
+    assert data.validation is not None
+    assert len(data.student) + len(data.validation) == 60
+    student = {data.student.data.images.name(i) for i in range(len(data.student))}
+    held_out = {data.validation.data.images.name(i) for i in range(len(data.validation))}
+    assert not student & held_out
+
+
+def test_students_of_a_seed_start_equal_and_those_of_another_do_not(tmp_path: Path) -> None:
+    context = _context(_config(), tmp_path)
+    one, same, other = (digest_of(context.new_student(s).state_dict()) for s in (42, 42, 43))
+    assert one == same != other
+
+
+def test_a_digest_tells_names_shapes_and_values_apart() -> None:
+    base = {"a": torch.tensor([1.0, 2.0])}
+    assert digest_of(base) == digest_of({"a": torch.tensor([1.0, 2.0])})
+    for other in (
+        {"b": torch.tensor([1.0, 2.0])},
+        {"a": torch.tensor([[1.0, 2.0]])},
+        {"a": torch.tensor([1.0, 2.5])},
+        {"a": torch.tensor([1.0, 2.0], dtype=torch.float64)},
+        {"a": torch.tensor(1.0)},
+    ):
+        assert digest_of(base) != digest_of(other)
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    assert find_device("cpu").type == "cpu"
+    for name in ("cuda:77", "toaster"):
+        with pytest.raises(UserError, match=f"there is no device '{name}' here"):
+            find_device(name)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to the output folder"):
+        _context(_config(), tmp_path / "file" / "below")
