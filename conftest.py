@@ -1,4 +1,4 @@
-"""One thread a test process: the tensors are tiny, and threads that wait for each other are slow."""
+"""One thread a test process: tensors are tiny here, and threads that wait for each other slow."""
 
 import torch
 

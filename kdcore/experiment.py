@@ -216,7 +216,9 @@ class CandidateConfig(Section):
     task_weight: NotNegative | None = Field(
         None, description="weight of the task's loss; the experiment's where not given"
     )
-    strategies: tuple[StrategyConfig, ...] = Field(min_length=1)
+    strategies: tuple[StrategyConfig, ...] = Field(
+        min_length=1, description="what its student learns by"
+    )
 
 
 class Experiment(Section):
@@ -255,14 +257,18 @@ class RunConfig(Experiment):
     """One student, one list of strategies, one seed."""
 
     seed: Seed = Field(42, description="seed of weights, order and dropout")
-    strategies: tuple[StrategyConfig, ...] = ()
+    strategies: tuple[StrategyConfig, ...] = Field(
+        (), description="what the student learns by; none for the student alone"
+    )
 
 
 class ComparisonConfig(Experiment):
     """Candidates and seeds that share teacher, data, initial weights and budget."""
 
     seeds: tuple[Seed, ...] = Field((42,), min_length=1, description="one run a candidate and seed")
-    candidates: tuple[CandidateConfig, ...] = Field(min_length=1)
+    candidates: tuple[CandidateConfig, ...] = Field(
+        min_length=1, description="what is compared with the student alone"
+    )
 
     @model_validator(mode="after")
     def _unambiguous(self) -> Self:

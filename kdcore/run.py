@@ -348,7 +348,7 @@ def _key(
         seed,
         config.model_dump(mode="json"),
         start,
-        context.data.fingerprint,
+        context.data.teacher_fingerprint if name == "teacher" else context.data.fingerprint,
         str(context.device),
         torch.get_num_threads(),
         torch.__version__,

@@ -58,7 +58,14 @@ def test_samples_without_labels_reach_the_student_through_the_teacher() -> None:
     inputs, targets = _data(60, 0)
     targets[10:] = -100
     result = kdcore.distill(
-        _net(12), _net(6), (inputs, targets), _data(10, 1), ["logits"], epochs=1, batch_size=10
+        _net(12),
+        _net(6),
+        (inputs, targets),
+        _data(10, 1),
+        ["logits"],
+        epochs=1,
+        batch_size=10,
+        labelled_share=0.5,
     )
     assert result.history.epochs[0].samples == 100
 

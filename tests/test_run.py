@@ -88,6 +88,12 @@ def test_a_finished_run_is_kept_and_one_with_other_settings_is_not(tmp_path: Pat
     assert not run_student(changed, 42, "student", (), 1.0, None).kept
 
 
+def test_a_teacher_is_kept_when_only_the_students_labels_change(tmp_path: Path) -> None:
+    assert not run_teacher(_context(_config(), tmp_path), 42).result.kept
+    assert run_teacher(_context(_config("data.labels=20"), tmp_path), 42).result.kept
+    assert not run_teacher(_context(_config("data.limit=50"), tmp_path), 42).result.kept
+
+
 def test_an_interrupted_run_is_not_taken_for_a_finished_one(tmp_path: Path) -> None:
     context = _context(_config(), tmp_path)
     first = run_student(context, 42, "student", (), 1.0, None)

@@ -104,7 +104,7 @@ def test_members_are_in_the_order_of_the_entries() -> None:
 
 @pytest.mark.parametrize("entry", [5, None, ["logits"], object, nn.Linear(1, 1)])
 def test_what_is_no_entry_is_refused(entry: object) -> None:
-    with pytest.raises(ConfigError, match="no strategy: expected a name|should be a valid string"):
+    with pytest.raises(ConfigError, match=r"no strategy: expected a name|should be a valid string"):
         select([entry], ["teacher"])  # type: ignore[list-item]  # a caller may not check types
 
 
@@ -148,7 +148,7 @@ def test_one_method_may_stand_twice_with_other_settings_and_a_label_each() -> No
         losses = distiller(torch.ones(5, 4))
     assert list(losses.auxiliary) == ["t1", "t4"]
     torch.testing.assert_close(losses.auxiliary["t1"], 4 * losses.auxiliary["t4"])
-    assert float(losses.auxiliary["t1"]) > 0
+    assert losses.auxiliary["t1"].item() > 0
 
 
 def test_two_entries_of_one_label_are_refused_with_the_remedy() -> None:
@@ -182,7 +182,7 @@ def test_a_strategy_that_is_named_with_its_distribution_is_labelled_by_its_name_
 ) -> None:
     install("kd-one", {"twin": "kd_one:Method"})
     install("kd-two", {"twin": "kd_two:Method"})
-    with pytest.raises(CatalogError, match="claimed by kd-one 1.0 and kd-two 1.0"):
+    with pytest.raises(CatalogError, match=r"claimed by kd-one 1\.0 and kd-two 1.0"):
         select(["twin"], ["teacher"])
     member = _one("kd-two:twin")
     assert member.label == "twin"
@@ -243,7 +243,7 @@ def test_an_entry_without_a_name_is_refused() -> None:
 
 
 def test_an_unknown_strategy_is_refused_with_how_to_install_it() -> None:
-    with pytest.raises(CatalogError, match="unknown strategy 'nobodys'.*pip install kdcore-nob"):
+    with pytest.raises(CatalogError, match=r"unknown strategy 'nobodys'.*pip install kdcore-nob"):
         select(["nobodys"], ["teacher"])
 
 
@@ -255,7 +255,7 @@ def test_an_unknown_strategy_is_refused_with_how_to_install_it() -> None:
         ("class Method: ...", "is type <class 'kd_odd.Method'>, not a subclass"),
         ("from kdcore import *\nclass M(Strategy): ...\nMethod = M()", "is M M(), not a subclass"),
         ("import kdcore as Method", "is module <module 'kdcore'"),
-        ("Method = '\\x1b[2J\\n'", r"is str '\\x1b[2J\\n', not"),
+        ("Method = '\\x1b[2J\\n'", r"is str '\x1b[2J\n', not"),
     ],
 )
 def test_an_entry_point_that_is_no_strategy_class_is_refused_with_what_it_is(
@@ -265,7 +265,7 @@ def test_an_entry_point_that_is_no_strategy_class_is_refused_with_what_it_is(
     with pytest.raises(CatalogError) as caught:
         load_strategy("odd", Catalog())
     assert str(caught.value).startswith("'odd' (kd-odd 1.0) is ")
-    assert shown.replace("\\\\", "\\") in str(caught.value)
+    assert shown in str(caught.value)
     assert str(caught.value).isprintable()
 
 

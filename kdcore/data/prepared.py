@@ -3,8 +3,6 @@
 import hashlib
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from kdcore.data.images import LabelledImages
 from kdcore.data.load import hold_out, keep_labels, load_data
 from kdcore.data.preprocess import Preprocess
@@ -27,7 +25,8 @@ class PreparedData:
         teacher_test: the same samples, for a teacher that is trained here.
         student_preprocess: how the student wants images.
         teacher_preprocess: how the teacher does.
-        fingerprint: changes when an image, a label, a split or a size does.
+        fingerprint: of what a student's run depends on: images, labels, split, sizes.
+        teacher_fingerprint: of what the teacher's training depends on.
         notes: what a user should know.
     """
 
@@ -41,6 +40,7 @@ class PreparedData:
     student_preprocess: Preprocess
     teacher_preprocess: Preprocess
     fingerprint: str
+    teacher_fingerprint: str
     notes: tuple[str, ...]
 
 
@@ -63,12 +63,6 @@ def prepare_data(experiment: Experiment) -> PreparedData:
     labelled = train.subset(train.labelled.tolist())
     teacher_source = ImageSource(labelled, teacher)
     test = ImageSource(loaded.test, student, teacher)
-    digest = hashlib.sha256()
-    for part in (few, held_out, loaded.test):
-        if part is not None:
-            digest.update(f"{part.images.fingerprint()}{part.classes}".encode())
-            digest.update(_bytes(part.targets))
-    digest.update(f"{student}{teacher}".encode())
     return PreparedData(
         loaded.name,
         loaded.train.classes,
@@ -79,7 +73,8 @@ def prepare_data(experiment: Experiment) -> PreparedData:
         test if student == teacher else ImageSource(loaded.test, teacher),
         student,
         teacher,
-        digest.hexdigest(),
+        _fingerprint((few, held_out, loaded.test), student, teacher),
+        _fingerprint((labelled, loaded.test), teacher),
         (*loaded.notes, *_notes(source, few, train, student, teacher)),
     )
 
@@ -107,5 +102,10 @@ def _notes(
     return notes
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.contiguous().numpy().tobytes()
+def _fingerprint(parts: tuple[LabelledImages | None, ...], *preprocess: Preprocess) -> str:
+    digest = hashlib.sha256(str(preprocess).encode())
+    for part in parts:
+        if part is not None:
+            digest.update(f"{part.images.fingerprint()}{part.classes}".encode())
+            digest.update(part.targets.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -47,12 +47,7 @@ def stratified_split(
     """
     assert 0 < share < 1
     members = _by_class(targets)
-    wanted = {
-        target: min(max(1, round(len(indices) * share)), len(indices) - 1)
-        for target, indices in members.items()
-    }
-    if not any(wanted.values()):
-        raise DataError("cannot split the data: no class has two labelled images; add some")
+    wanted = _wanted(members, share)
     if groups is None:
         generator = stream(seed, "split")
         held = []
@@ -60,10 +55,7 @@ def stratified_split(
             held += shuffled(indices, generator)[: wanted[target]]
     else:
         side = _nearest(targets, groups, wanted, seed)
-        for target in members:
-            if side.lacks(target, side.held[target]):
-                within = len({groups[index] for index in members[target]})
-                raise _impossible(target, classes, within)
+        _refuse_lacking(side, members, groups, classes)
         held = [index for index, group in enumerate(groups) if group in side.groups]
     return sorted(set(range(len(targets))).difference(held)), sorted(held)
 
@@ -79,6 +71,16 @@ def _by_class(targets: Sequence[int]) -> dict[int, list[int]]:
 def shuffled(items: Sequence[Item], generator: torch.Generator) -> list[Item]:
     """Return the items in a random order."""
     return [items[place] for place in torch.randperm(len(items), generator=generator).tolist()]
+
+
+def _wanted(members: dict[int, list[int]], share: float) -> dict[int, int]:
+    wanted = {
+        target: min(max(1, round(len(indices) * share)), len(indices) - 1)
+        for target, indices in members.items()
+    }
+    if not any(wanted.values()):
+        raise DataError("cannot split the data: no class has two labelled images; add some")
+    return wanted
 
 
 def _nearest(
@@ -141,12 +143,18 @@ class _Side:
         return lack + ((held - self.wanted[target]) / self.sizes[target]) ** 2
 
 
-def _impossible(target: int, classes: Sequence[str], groups: int) -> DataError:
-    name = repr(classes[target]) if classes else str(target)
-    return DataError(
-        f"cannot split the data: class {name}, in {groups} group(s), cannot be on both sides "
-        "with each group on one; add images of it in other groups, or change data.group_by"
-    )
+def _refuse_lacking(
+    side: _Side, members: dict[int, list[int]], groups: Sequence[str], classes: Sequence[str]
+) -> None:
+    for target, indices in members.items():
+        if side.lacks(target, side.held[target]):
+            name = repr(classes[target]) if classes else str(target)
+            within = len({groups[index] for index in indices})
+            raise DataError(
+                f"cannot split the data: class {name}, in {within} group(s), cannot be on both "
+                "sides with each group on one; add images of it in other groups, or change "
+                "data.group_by"
+            )
 
 
 def stratified_subset(targets: Sequence[int], count: int, seed: int) -> list[int]:

@@ -100,7 +100,8 @@ class Onlooker:
         before = generator.get_state()
         answers = yield
         self.drew = self.drew or not torch.equal(before, generator.get_state())
-        self.returned.update({label: answer for answer in answers})
+        for answer in answers:
+            self.returned[label] = answer
         return answers
 
     def values(self) -> list[Tensor]:
@@ -174,7 +175,7 @@ class Trial:
     def _step(self) -> list[float]:
         self.optimizer.zero_grad()
         losses = self.losses(self.batch(start=5 * self.distiller.step))
-        losses.total.backward()
+        torch.autograd.backward(losses.total)
         self.optimizer.step()
         self.distiller.advance()
         return [float(value.detach()) for value in (losses.total, *losses.auxiliary.values())]

@@ -35,7 +35,7 @@ def gradient_reaches_all_that_learns(case: Case) -> Iterator[str]:
     """Find a student, adapters or modules that the loss does not depend on."""
     with Trial(case) as trial:
         try:
-            trial.auxiliary().backward()
+            torch.autograd.backward(trial.auxiliary())
         except StrategyError as error:
             yield str(error)
             return
@@ -96,13 +96,13 @@ def parts_add_up_to_the_batch(case: Case) -> Iterator[str]:
             raise NotApplicableError("its loss is a scalar, which relates the samples of a batch")
         if whole.onlooker.drew:
             raise NotApplicableError("it draws random numbers, which differ from part to part")
-        loss.backward()
+        torch.autograd.backward(loss)
         batch = parts.batch()
         counts = parts.distiller.task.count(len(batch.indices), batch.targets)
         total = torch.zeros(())
         for rows in (slice(0, 3), slice(3, None)):
             part = parts.auxiliary(Batch(*(tensor[rows] for tensor in batch)), counts)
-            part.backward()
+            torch.autograd.backward(part)
             total += part.detach()
         if not torch.allclose(total, loss.detach(), rtol=1e-4, atol=1e-6):
             yield f"the loss of the batch is {float(loss):.6g}, its parts add up to {total:.6g}"
@@ -119,7 +119,7 @@ def _not_finite(trial: Trial, batch: Batch, what: str) -> Iterator[str]:
     if not bool(loss.isfinite()):
         yield f"with {what} the loss is {float(loss)}"
         return
-    loss.backward()
+    torch.autograd.backward(loss)
     for name, parameter in trial.distiller.named_parameters():
         if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
             yield f"with {what} the gradient of {name} is not finite"

@@ -17,7 +17,9 @@ NAMES = [check.name for check in CHECKS]
 
 
 class StrategyTests:
-    """All checks on one strategy, a test each. Subclass it in a test module::
+    """All checks on one strategy, a test each.
+
+    Subclass it in a test module::
 
         class TestMyMethod(kdcore.testing.StrategyTests):
             strategy = MyMethod

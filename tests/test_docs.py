@@ -1,0 +1,78 @@
+"""The documentation against the code: its blocks run, its signatures and tables are the code's."""
+
+import importlib.util
+import inspect
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import kdcore
+from kdcore.configfile import as_run
+from kdcore.hookspecs import HOOKS, Hooks
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/README.md")])
+
+
+def _blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/write-a-strategy.md"])
+def test_the_python_blocks_of_a_page_run_one_after_the_other(name: str) -> None:
+    blocks = _blocks(ROOT / name, "python")
+    assert blocks
+    names: dict[str, object] = {"__name__": "documentation"}
+    for block in blocks:
+        exec(compile(block, name, "exec"), names)
+
+
+def test_the_shown_strategies_are_strategies_that_pass_the_kit() -> None:
+    from kdcore.testing import run_checks
+
+    for page, name in (("README.md", "Hint"), ("docs/write-a-strategy.md", "Attention")):
+        names: dict[str, object] = {"__name__": "documentation"}
+        block = next(b for b in _blocks(ROOT / page, "python") if f"class {name}" in b)
+        exec(compile(block, page, "exec"), names)
+        strategy = names[name]
+        assert isinstance(strategy, type)
+        assert issubclass(strategy, kdcore.Strategy)
+        failed = [str(result) for result in run_checks(strategy) if not result.passed]
+        # The README's leaves the descriptions of its settings out, to fit.
+        assert all("described" in line for line in failed) if name == "Hint" else not failed
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_the_hook_reference_has_the_exact_signature(hook: str) -> None:
+    arguments = ", ".join(list(inspect.signature(getattr(Hooks, hook)).parameters)[1:])
+    assert f"`{hook}({arguments})" in (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
+
+
+def test_the_configuration_page_has_the_tables_of_the_models() -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert generate.page() == (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+
+
+def test_the_experiment_file_that_is_shown_is_valid() -> None:
+    (block,) = _blocks(ROOT / "docs" / "configuration.md", "toml")
+    assert as_run(tomllib.loads(block), "shown").strategies[0].settings == {"temperature": 2.0}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_changelog_names_every_command() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    for command in (ROOT / "kdcore" / "cli").glob("*.py"):
+        if command.stem not in ("__init__", "main", "options"):
+            assert f"kdcore {command.stem}" in text

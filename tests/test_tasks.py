@@ -1,0 +1,94 @@
+"""Classification: cross-entropy against Python's floats, what counts, and what is masked."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdcore.errors import DataError
+from kdcore.tasks import UNLABELLED, Classification, Counts, no_targets
+
+LOGITS = torch.tensor(
+    [[2.0, -1.0, 0.5], [0.0, 0.0, 0.0], [-3.0, 4.0, 1.0], [1.0, 1.5, -2.0]], dtype=torch.float64
+)
+TARGETS = torch.tensor([0, 2, 0, 1])
+
+
+def _log_softmax(row: list[float]) -> list[float]:
+    total = math.log(math.fsum(map(math.exp, row)))
+    return [value - total for value in row]
+
+
+def _entropies(smoothing: float) -> list[float]:
+    losses = []
+    for row, target in zip(LOGITS.tolist(), TARGETS.tolist(), strict=True):
+        log_q = _log_softmax(row)
+        hard, uniform = -log_q[target], -math.fsum(log_q) / len(row)
+        losses.append((1 - smoothing) * hard + smoothing * uniform)
+    return losses
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_its_loss_is_the_cross_entropy_of_each_sample(smoothing: float) -> None:
+    loss = Classification(label_smoothing=smoothing).loss(LOGITS, TARGETS)
+    assert loss.tolist() == pytest.approx(_entropies(smoothing), rel=1e-13)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_sample_without_a_label_has_no_loss_and_no_gradient(smoothing: float) -> None:
+    targets = TARGETS.clone()
+    targets[2] = UNLABELLED
+    logits = LOGITS.clone().requires_grad_()
+    loss = Classification(smoothing).loss(logits, targets)
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    assert loss[2] == 0
+    assert gradient[2].tolist() == [0.0, 0.0, 0.0]
+    assert loss[[0, 1, 3]].min() > 0
+    assert gradient[[0, 1, 3]].abs().sum(1).min() > 0
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets"),
+    [
+        (LOGITS, TARGETS[:1]),
+        (LOGITS, TARGETS.reshape(4, 1)),
+        (LOGITS[0], TARGETS[:1]),
+        (LOGITS.reshape(2, 2, 3), TARGETS.reshape(2, 2)),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(logits: Tensor, targets: Tensor) -> None:
+    with pytest.raises(DataError, match=r"takes logits \[batch, classes\] and targets \[batch\]"):
+        Classification().loss(logits, targets)
+
+
+def test_it_counts_samples_rows_and_labels() -> None:
+    counts = Classification().count(4, torch.tensor([1, UNLABELLED, 0, UNLABELLED]))
+    assert (counts.samples, counts.rows, int(counts.labelled)) == (4, 4, 2)
+    assert counts.labelled.shape == ()
+
+
+def test_counts_of_parts_add_up_to_those_of_the_whole() -> None:
+    task = Classification()
+    targets = torch.tensor([1, UNLABELLED, 0, 2, UNLABELLED])
+    parts = task.count(3, targets[:3]) + task.count(2, targets[3:])
+    assert parts == task.count(5, targets) == Counts(5, 5, torch.tensor(3))
+
+
+def test_accuracy_is_of_labelled_samples_alone() -> None:
+    # Largest logits are of classes 0, 0 (the first of equals), 1 and 1.
+    assert Classification().correct(LOGITS, torch.tensor([0, 2, 1, 1])) == (3, 4)
+    assert Classification().correct(LOGITS, torch.tensor([0, 2, UNLABELLED, 1])) == (2, 3)
+    assert Classification().correct(LOGITS, no_targets(4, torch.device("cpu"))) == (0, 0)
+    assert Classification().metric == "accuracy"
+
+
+def test_all_rows_are_what_methods_compare() -> None:
+    assert Classification().rows(LOGITS, no_targets(4, LOGITS.device)) is LOGITS
+
+
+def test_targets_of_samples_without_labels_are_those_that_pytorch_ignores() -> None:
+    targets = no_targets(3, torch.device("cpu"))
+    assert targets.tolist() == [-100, -100, -100]
+    assert targets.dtype == torch.int64
+    assert no_targets(3, torch.device("meta")).device.type == "meta"
