@@ -5,6 +5,7 @@ comes after, the optimizer, is the trainer's: it needs every parameter that was 
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,13 +98,19 @@ def assemble(
         part.to(device, precision)
         part.state.move(device, precision)
         parts.append(part)
+    with ExitStack() as undo:
+        recorder = TapRecorder(student, learner.wanted, learner.where, learner.keep)
+        undo.callback(recorder.remove)
+        frozen = {}
+        for name, survey in surveys.items():
+            teacher = FrozenTeacher(survey.model, survey.wanted, survey.where, survey.keep)
+            undo.callback(teacher.release)
+            frozen[name] = teacher
+        undo.pop_all()
     return Assembly(
         tuple(parts),
-        TapRecorder(student, learner.wanted, learner.where, learner.keep),
-        {
-            name: FrozenTeacher(survey.model, survey.wanted, survey.where, survey.keep)
-            for name, survey in surveys.items()
-        },
+        recorder,
+        frozen,
         setup.to(device),
         precision,
         {

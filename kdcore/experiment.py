@@ -44,7 +44,7 @@ class DataConfig(Section):
         None, description="the folder that holds the data; for csv the file of paths and labels"
     )
     labels: int | None = Field(
-        None, ge=1, description="keep this many labels for the students, the same share a class"
+        None, ge=1, description="keep this many labels for the students, equally many a class"
     )
     limit: int | None = Field(
         None, ge=1, description="use only the first so many images, in training and in test"
@@ -52,8 +52,12 @@ class DataConfig(Section):
     validation: float = Field(
         0.0, ge=0, lt=1, description="share of the training images held out to choose weights on"
     )
-    test_share: float = Field(
-        0.2, gt=0, lt=1, description="share held out for testing where the data has no test part"
+    test_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share held out for testing where a folder or csv has no test part; 0.2 where "
+        "not given",
     )
     split_seed: Seed = Field(0, description="seed of every split that kdcore makes")
     group_by: str | None = Field(
@@ -81,7 +85,7 @@ class DataConfig(Section):
             raise ValueError(f"data.name = {self.name!r} needs data.root (--root DIR)")
         if self.root is not None and self.name == "digits":
             raise ValueError("root would be ignored: digits come with scikit-learn; set data.name")
-        for key in ("group_by", "skip_unreadable"):
+        for key in ("group_by", "skip_unreadable", "test_share"):
             if getattr(self, key) and self.name not in ("folder", "csv"):
                 raise ValueError(f"{key} would be ignored: only folder and csv read image files")
         return self

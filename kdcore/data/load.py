@@ -21,6 +21,9 @@ from kdcore.errors import DataError
 from kdcore.experiment import DataConfig
 from kdcore.randomness import derive_seed, stream
 
+TEST_SHARE = 0.2
+"""Share held out for testing where neither the data nor the experiment says."""
+
 LOADERS: dict[str, Callable[[DataConfig], ImageData]] = {
     "digits": lambda _: load_digits(),
     "cifar10": lambda config: load_cifar10(_root(config)),
@@ -143,7 +146,7 @@ def _split(
     parts = [file.part for file in listing.files]
     if None in parts:
         return stratified_split(
-            _targets(listing), config.test_share, config.split_seed, groups, classes=listing.classes
+            _targets(listing), config.test_share or TEST_SHARE, config.split_seed, groups, classes=listing.classes
         )
     train = [index for index, part in enumerate(parts) if part == "train"]
     return train, [index for index, part in enumerate(parts) if part == "test"]

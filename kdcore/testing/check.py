@@ -58,8 +58,18 @@ class CheckResult:
         """The check's name."""
         return self.check.name
 
+    @property
+    def passed(self) -> bool:
+        """Whether the strategy does what the check claims."""
+        return self.outcome == "passed"
+
+    @property
+    def failed(self) -> bool:
+        """Whether it does not."""
+        return self.outcome == "failed"
+
     def __str__(self) -> str:
-        if self.outcome == "failed":
+        if self.failed:
             return f"{self.name} failed: {self.reason}\n{self.check.claim} {self.check.remedy}"
         return f"{self.name} {self.outcome}" + (f": {self.reason}" if self.reason else "")
 
@@ -80,7 +90,7 @@ def _run(check: Check, case: Case, known: dict[str, CheckResult]) -> CheckResult
         needed = None if check.needs is None else _run(check.needs, case, known)
         known[check.name] = (
             _result(check, case)
-            if needed is None or needed.outcome == "passed"
+            if needed is None or needed.passed
             else CheckResult(check, "skipped", f"{needed.name} {needed.outcome}")
         )
     return known[check.name]

@@ -73,7 +73,7 @@ class StrategyTests:
         known = self.expected_failures.get(check.name)
         if result.outcome == "skipped":
             pytest.skip(str(result))
-        if result.outcome == "failed":
+        if result.failed:
             if known is not None:
                 pytest.xfail(known)
             raise AssertionError(str(result)) from result.error
