@@ -1,6 +1,6 @@
 """Write the tables of configuration.md from the models that check experiment files.
 
-Run it after a key has changed: ``uv run python docs/generate.py``. A test holds the page against it.
+Run it when a key has changed: ``uv run python docs/generate.py``. A test compares the page.
 """
 
 from pathlib import Path

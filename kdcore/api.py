@@ -9,12 +9,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from kdcore.cache import cache_for
 from kdcore.data.source import DatasetSource, Samples, Source
+from kdcore.devices import find_device
 from kdcore.distiller import Distiller
 from kdcore.errors import ConfigError, DataError
-from kdcore.evaluation import evaluate
 from kdcore.experiment import TrainConfig
-from kdcore.run import find_device
 from kdcore.selection import Entry
 from kdcore.signals import Setup
 from kdcore.tasks import UNLABELLED, Classification
@@ -101,6 +101,7 @@ def distill(
         seed=seed,
         device=place,
     ) as distiller:
+        cache, _ = cache_for(distiller, source, config, "auto")
         history = train(
             distiller,
             source,
@@ -108,9 +109,12 @@ def distill(
             seed,
             test=test,
             validation=validation,
+            cache=cache,
             observers=tuple(observers),
         )
-    return Result(student, evaluate(student, test, task).accuracy, history)
+    accuracy = history.epochs[-1].accuracy
+    assert accuracy is not None
+    return Result(student, accuracy, history)
 
 
 def _source(data: Data, name: str) -> Source:
@@ -119,5 +123,5 @@ def _source(data: Data, name: str) -> Source:
     if isinstance(data, tuple):
         if len(data) != 2 or len(data[0]) != len(data[1]):
             raise DataError(f"{name}: expected a pair of tensors of equal length")
-        data = TensorDataset(*data)
+        return DatasetSource(TensorDataset(*data), name, same_every_epoch=True)
     return DatasetSource(data, name)

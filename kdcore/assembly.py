@@ -23,7 +23,7 @@ from kdcore.taps import TapRecorder
 from kdcore.teacher import FrozenTeacher
 
 
-@dataclass(frozen=True)
+@dataclass
 class Assembly:
     """A run that can compute losses.
 
@@ -42,6 +42,16 @@ class Assembly:
     setup: Setup
     precision: torch.dtype
     automatic: Mapping[str, Mapping[str, tuple[str, ...]]]
+
+    def move(self, device: torch.device) -> None:
+        """Place what PyTorch does not move with the distiller: teachers, memory, streams."""
+        for teacher in self.teachers.values():
+            teacher.model.to(device)
+        for part in self.parts:
+            part.state.move(device, self.precision)
+            if part.generator.device != device:
+                part.generator = stream(part.generator.initial_seed(), "moved", device=device)
+        self.setup = self.setup.to(device)
 
 
 def assemble(

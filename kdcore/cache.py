@@ -12,6 +12,8 @@ from torch import Tensor
 
 from kdcore.data.source import Source
 from kdcore.distiller import Distiller
+from kdcore.errors import ConfigError
+from kdcore.experiment import TrainConfig
 from kdcore.taps import TapAddress
 from kdcore.teacher import Signals
 
@@ -41,6 +43,39 @@ class TeacherCache:
             name: stored.map(lambda tensor: tensor[indices].to(self.device))
             for name, stored in self.signals.items()
         }
+
+
+def cache_for(
+    distiller: Distiller, source: Source, config: TrainConfig, choice: str
+) -> tuple[TeacherCache | None, str]:
+    """Run the teachers once over all samples, where that is wanted and fits.
+
+    Either way the teachers are given samples in batches of one size from here on.
+
+    Args:
+        distiller: the run.
+        source: what it will learn from.
+        config: its training.
+        choice: ``"auto"``, ``"memory"`` or ``"off"``.
+
+    Returns:
+        The cache, or None where the teachers run every epoch; and a line that says why.
+
+    Raises:
+        ConfigError: ``"memory"`` for samples that are not the same every epoch.
+    """
+    distiller.teacher_batch = -(-config.batch_size // config.accumulate)
+    if choice == "memory" and not source.same_every_epoch:
+        raise ConfigError("teacher_cache = 'memory' needs samples that are the same every epoch")
+    if choice == "off":
+        return None, "the teacher runs every epoch, as asked"
+    if not source.same_every_epoch:
+        return None, "the teacher runs every epoch: samples may differ from epoch to epoch"
+    needed = bytes_needed(distiller, source)
+    size = f"{needed / 2**20:,.1f} MiB"
+    if choice == "auto" and needed > BUDGET_BYTES:
+        return None, f"the teacher runs every epoch: what it says takes {size}, more than is kept"
+    return build_cache(distiller, source), f"the teacher runs once, what it says is kept: {size}"
 
 
 def bytes_needed(distiller: Distiller, source: Source) -> int:

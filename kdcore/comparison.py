@@ -11,11 +11,11 @@ from kdcore.configfile import as_toml
 from kdcore.distiller import Distiller
 from kdcore.experiment import CandidateConfig, ComparisonConfig
 from kdcore.files import write_bytes
-from kdcore.run import RunContext, RunResult, digest_of, run_student, run_teacher
+from kdcore.fingerprint import digest_of
+from kdcore.job import STUDENT, RunResult
+from kdcore.run import RunContext, run_student, run_teacher
 from kdcore.statistics import Summary, summarise
 
-TEACHER = "teacher"
-STUDENT = "student"
 COMPARISON = "comparison.toml"
 
 

@@ -5,7 +5,7 @@ strategies are told. Methods are elsewhere: the core knows none.
 """
 
 import weakref
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from kdcore.assembly import Assembly, assemble
 from kdcore.catalog import Catalog
+from kdcore.devices import device_of
 from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ConfigError, ModelError, StrategyError, UserError
 from kdcore.part import Part, in_precision
 from kdcore.selection import Entry, agreed_task_weight, select
 from kdcore.signals import AuxiliaryLoss, Setup
-from kdcore.survey import device_of
 from kdcore.taps import Observation, logits_of
 from kdcore.tasks import Classification, Counts, Task, no_targets
 from kdcore.teacher import Signals
@@ -64,7 +64,7 @@ class Distiller(nn.Module):
         seed: of the adapters' weights and the strategies' random streams.
         device: where to place all models; the student's own device if not given.
         catalog: where strategies' names are looked up; what is installed if not given.
-        wrappers: hook wrappers by name, see `kdcore.hookspecs`.
+        wrappers: hook wrappers by name, see docs/hooks.md.
 
     Attributes:
         epoch: what strategies are told, from 0; set it where they depend on it.
@@ -221,7 +221,7 @@ class Distiller(nn.Module):
         if indices is None:
             if self._ensemble.wants(part.member, "indices"):
                 raise UserError(
-                    f"strategy {part.member.label!r} remembers samples: pass indices=, each "
+                    f"strategy {part.member.label!r} asks for indices: pass indices=, each "
                     "sample's index in the training set"
                 )
             indices = torch.arange(len(targets), device=targets.device)
@@ -249,7 +249,10 @@ class Distiller(nn.Module):
         """Divide a strategy's loss by what the whole optimizer step holds."""
         if not isinstance(value, Tensor) or not value.is_floating_point():
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise StrategyError(f"{member}: the loss {label!r} is {kind}, not a floating tensor")
+            raise StrategyError(
+                f"{member}: the loss {label!r} is {kind}; return a floating tensor computed from "
+                "the student's features"
+            )
         if torch.is_grad_enabled() and member.weight and not value.requires_grad:
             raise StrategyError(
                 f"{member}: the loss {label!r} has no gradient; it must depend on the student"
@@ -260,9 +263,10 @@ class Distiller(nn.Module):
             return value.sum() / counts.samples
         if value.shape == (here.rows,):
             return value.sum() / counts.rows
+        rows = "" if here.rows == here.samples else f", one a row [{here.rows}]"
         raise StrategyError(
             f"{member}: the loss {label!r} is {list(value.shape)}; return one value a sample "
-            f"[{here.samples}], one a row [{here.rows}], or a scalar"
+            f"[{here.samples}]{rows}, or a scalar"
         )
 
     def advance(self) -> None:
@@ -273,6 +277,22 @@ class Distiller(nn.Module):
         self.step += 1
         for part in self._parts:
             part.state.commit()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move everything that a run holds when PyTorch moves the module.
+
+        Raises:
+            ModelError: the precision would change, which was settled when models were probed.
+        """
+        moved = fn(torch.empty(0, dtype=self._assembly.precision, device=self.device))
+        if moved.dtype != self._assembly.precision:
+            raise ModelError(
+                f"a distiller stays {self._assembly.precision}: convert student and teacher first, "
+                "then make the distiller"
+            )
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # as PyTorch has it
+        self._assembly.move(moved.device)
+        return self
 
     def close(self) -> None:
         """Take all hooks off the models and put the teachers' modes back; repeatable."""

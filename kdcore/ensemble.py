@@ -32,6 +32,7 @@ class Member:
         weight: of its auxiliary loss.
         teacher: name of the teacher that it learns from.
         origin: the distribution that it comes from.
+        name: what it was selected by.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Member:
     weight: float
     teacher: str
     origin: Origin = UNPACKAGED
+    name: str = ""
 
     def __str__(self) -> str:
         return f"strategy {self.label!r} ({type(self.strategy).__name__}, {self.origin})"
@@ -185,8 +187,6 @@ def check_hooks(member: Member) -> None:
         raise StrategyError(
             f"{member} defines __eq__: two equal strategies could not be in one run; remove it"
         )
-    if not hasattr(cls, "compute_auxiliary_loss"):
-        raise StrategyError(f"{member} does not implement compute_auxiliary_loss")
     for name in HOOKS:
         if hasattr(cls, name) and not inspect.isfunction(inspect.getattr_static(cls, name)):
             raise StrategyError(
@@ -207,6 +207,8 @@ def check_hooks(member: Member) -> None:
         _check_arguments(
             str(member), name, list(inspect.signature(function).parameters.values())[1:]
         )
+    if not hasattr(cls, "compute_auxiliary_loss"):
+        raise StrategyError(f"{member} does not implement compute_auxiliary_loss")
 
 
 def _check_wrapper(wrapper: object, shown: str) -> None:

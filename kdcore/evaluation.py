@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from kdcore.data.source import Source
+from kdcore.devices import device_of
 from kdcore.errors import ModelError
 from kdcore.probe import evaluating
-from kdcore.survey import device_of
 from kdcore.taps import logits_of, run_model
 from kdcore.tasks import Task
 

@@ -153,6 +153,8 @@ class TrainConfig(Section):
             raise ValueError("schedule = 'step' needs milestones, such as [5, 8]")
         if self.milestones and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError("milestones must rise")
+        if self.milestones and self.milestones[0] <= self.warmup_epochs:
+            raise ValueError("milestones must come after warmup_epochs")
         if self.accumulate > self.batch_size:
             raise ValueError("accumulate must not be more than batch_size")
         if self.schedule == "one-cycle" and self.warmup_epochs:
@@ -257,6 +259,12 @@ class Experiment(Section):
         return self
 
 
+def _refuse_own_rows(labels: list[str]) -> None:
+    for label in labels:
+        if label in ("teacher", "student"):
+            raise ValueError(f"nothing may be called {label!r}: that row is kdcore's own")
+
+
 class RunConfig(Experiment):
     """One student, one list of strategies, one seed."""
 
@@ -264,6 +272,11 @@ class RunConfig(Experiment):
     strategies: tuple[StrategyConfig, ...] = Field(
         (), description="what the student learns by; none for the student alone"
     )
+
+    @model_validator(mode="after")
+    def _rows_of_their_own(self) -> Self:
+        _refuse_own_rows([entry.label or entry.name for entry in self.strategies])
+        return self
 
 
 class ComparisonConfig(Experiment):
@@ -280,8 +293,7 @@ class ComparisonConfig(Experiment):
         for label in labels:
             if labels.count(label) > 1:
                 raise ValueError(f"two candidates have the label {label!r}")
-            if label in ("teacher", "student"):
-                raise ValueError(f"no candidate may be called {label!r}: that row is kdcore's own")
+        _refuse_own_rows(labels)
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds has a seed twice")
         return self

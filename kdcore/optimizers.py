@@ -42,7 +42,9 @@ def build_schedule(
     if config.schedule == "cosine":
         schedule = lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, total - warmup))
     elif config.schedule == "one-cycle":
-        schedule = lr_scheduler.OneCycleLR(optimizer, max_lr=config.lr, total_steps=total)
+        schedule = lr_scheduler.OneCycleLR(
+            optimizer, max_lr=config.lr, total_steps=total, cycle_momentum=False
+        )
     elif config.schedule == "step":
         milestones = [epoch * steps_an_epoch - warmup for epoch in config.milestones or ()]
         schedule = lr_scheduler.MultiStepLR(optimizer, milestones, gamma=config.gamma or 0.1)

@@ -60,6 +60,10 @@ class TrainingDisplay:
     ) -> None:
         self._bar.stop()
 
+    def note(self, text: str) -> None:
+        """Print a line about the training."""
+        self._bar.console.print(escape(f"  {text}"), highlight=False, soft_wrap=True)
+
     def on_step(self, record: StepRecord) -> None:
         """Move the bar."""
         if self._task is None:

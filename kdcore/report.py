@@ -1,6 +1,7 @@
 """A comparison for people: the table on the terminal, as Markdown, and its curves."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.markup import escape
@@ -8,10 +9,10 @@ from rich.table import Table
 
 from kdcore.comparison import Row, table
 from kdcore.files import write_bytes, write_json
-from kdcore.run import RunResult
+from kdcore.job import STUDENT, TEACHER, RunResult
 from kdcore.statistics import Summary
 
-TITLES = {"teacher": "teacher", "student": "student alone"}
+TITLES = {TEACHER: "teacher", STUDENT: "student alone"}
 
 
 def cells(row: Row) -> list[str]:
@@ -89,24 +90,8 @@ def markdown_table(results: Sequence[RunResult]) -> str:
 
 
 def as_json(results: Sequence[RunResult]) -> dict[str, object]:
-    """Return a comparison for programs: ``rows``, one a run."""
-    return {
-        "rows": [
-            {
-                "name": result.name,
-                "seed": result.seed,
-                "accuracy": result.accuracy,
-                "seconds": result.seconds,
-                "loss": result.loss,
-                "best_epoch": result.best_epoch,
-                "best_accuracy": result.best_accuracy,
-                "kept": result.kept,
-                "folder": result.folder,
-                "epochs": list(result.epochs),
-            }
-            for result in results
-        ]
-    }
+    """Return a comparison for programs: ``rows``, one a run, as `RunResult` has it."""
+    return {"rows": [asdict(result) for result in results]}
 
 
 def write_report(folder: Path, title: str, results: Sequence[RunResult]) -> None:

@@ -1,78 +1,43 @@
-"""One run: a teacher or a student from its seed to its files.
+"""Teachers and students of an experiment: from a seed to a folder of files.
 
-What several runs share is made once, in `RunContext`. How runs are compared is in `comparison`.
+What its runs share is made once, in `RunContext`. How they are compared is in `comparison`.
 """
 
-import hashlib
-import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
-from kdcore.cache import BUDGET_BYTES, TeacherCache, build_cache, bytes_needed
+from kdcore.cache import cache_for
 from kdcore.catalog import WRAPPERS, Catalog, own_version
 from kdcore.configfile import as_toml
 from kdcore.data.prepared import PreparedData, prepare_data
-from kdcore.data.source import Source
+from kdcore.devices import find_device
 from kdcore.distiller import Distiller
-from kdcore.errors import UserError
 from kdcore.evaluation import evaluate
-from kdcore.experiment import Experiment, RunConfig, StrategyConfig, TrainConfig
-from kdcore.files import (
-    load_weights,
-    make_folder,
-    read_json,
-    save_weights,
-    write_bytes,
-    write_json,
+from kdcore.experiment import Experiment, StrategyConfig, TrainConfig
+from kdcore.files import load_weights, make_folder, save_weights, write_bytes
+from kdcore.fingerprint import fingerprint_of, fingerprint_of_facts, source_of
+from kdcore.job import (
+    BEST_WEIGHTS,
+    CONFIG,
+    METRICS,
+    STUDENT_WEIGHTS,
+    TEACHER,
+    TEACHER_WEIGHTS,
+    Job,
+    RunResult,
 )
 from kdcore.models.build import build_model
 from kdcore.progress import MetricsLog, TrainingDisplay
+from kdcore.resolved import resolve
 from kdcore.signals import Setup
 from kdcore.tasks import Classification, Task
 from kdcore.trainer import History, train
-
-RESULT = "result.json"
-STUDENT = "student.safetensors"
-TEACHER = "teacher.safetensors"
-BEST = "best.safetensors"
-CONFIG = "config.toml"
-METRICS = "metrics.jsonl"
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What one run came to.
-
-    Attributes:
-        name: ``"teacher"``, ``"student"`` for the student alone, or the candidate's label.
-        seed: its seed.
-        accuracy: of the last weights on the test samples, in per cent.
-        loss: mean total loss of the last epoch; None of a teacher that came trained.
-        seconds: from the first step to the last evaluation; 0 of a teacher that came trained.
-        epochs: the records of all epochs, as dictionaries.
-        best_epoch: of the highest validation accuracy, from 1; None without validation.
-        best_accuracy: of the weights after it, on the test samples.
-        folder: where its files are.
-        kept: whether it was finished before and not repeated.
-    """
-
-    name: str
-    seed: int
-    accuracy: float
-    loss: float | None
-    seconds: float
-    epochs: tuple[dict[str, Any], ...]
-    best_epoch: int | None
-    best_accuracy: float | None
-    folder: str
-    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,13 +46,13 @@ class Teacher:
 
     Attributes:
         model: the model with its weights.
-        digest: hash of its weights.
+        fingerprint: hash of its weights and of what it computes.
         weights: the file that they are in.
         result: how it came about.
     """
 
     model: nn.Module
-    digest: str
+    fingerprint: str
     weights: Path
     result: RunResult
 
@@ -163,33 +128,50 @@ class RunContext:
             wrappers=self.wrappers,
         )
 
+    def job(
+        self, name: str, seed: int, facts: Mapping[str, object], *, teaches: bool = False
+    ) -> Job:
+        """Return a job whose key holds the given facts and those that all runs depend on."""
+        shared = {
+            "name": name,
+            "seed": seed,
+            "data": self.data.teacher_fingerprint if teaches else self.data.fingerprint,
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "kdcore": own_version(),
+            "wrappers": list(self.experiment.wrappers),
+        }
+        key = fingerprint_of_facts({**shared, **facts})
+        return Job("teacher" if teaches else "student", name, seed, key, self.out)
+
 
 def run_teacher(context: RunContext, seed: int) -> Teacher:
     """Load the experiment's teacher, take the one trained before, or train it."""
-    experiment = context.experiment
+    experiment, size = context.experiment, context.data.teacher_preprocess.size
     model = context.new_teacher(seed).to(context.device)
     config = experiment.teacher_train
     task = context.task(config)
     if experiment.teacher.weights is not None:
+        weights = experiment.teacher.weights.absolute()
         accuracy = evaluate(model, context.data.teacher_test, task).accuracy
         context.console.print(
-            f"[bold]teacher[/] from {experiment.teacher.weights}: accuracy {accuracy:.2f} %",
-            highlight=False,
+            f"[bold]{TEACHER}[/] from {weights}: accuracy {accuracy:.2f} %", soft_wrap=True
         )
-        weights = experiment.teacher.weights.absolute()
-        given = RunResult("teacher", seed, accuracy, None, 0.0, (), None, None, str(weights.parent))
-        return Teacher(model, digest_of(model.state_dict()), weights, given)
-    key = _key(context, "teacher", seed, config, digest_of(model.state_dict()), [])
-    folder = _folder(context, "teacher", seed, key)
-    result = _finished(context, folder, key)
-    if result is None:
+        result = RunResult(TEACHER, seed, accuracy, None, 0.0, (), None, None, str(weights.parent))
+        return Teacher(model, fingerprint_of(model, size), weights, result)
+    facts = {"start": fingerprint_of(model, size), "train": config.model_dump(mode="json")}
+    job = context.job(TEACHER, seed, facts, teaches=True)
+    finished = _kept(context, job)
+    if finished is None:
         with Distiller(None, model, task=task, device=context.device) as distiller:
-            history, seconds = _train(context, distiller, config, seed, "teacher", folder)
-        save_weights(folder / TEACHER, model.state_dict())
-        result = _finish(folder, key, "teacher", seed, history, seconds, None)
+            history, seconds = _train(context, distiller, config, job)
+        save_weights(job.folder / TEACHER_WEIGHTS, model.state_dict())
+        finished = job.finish(history, seconds, None)
     else:
-        load_weights(model, folder / TEACHER, "teacher")
-    return Teacher(model, digest_of(model.state_dict()), (folder / TEACHER).absolute(), result)
+        load_weights(model, job.folder / TEACHER_WEIGHTS, TEACHER)
+    file = (job.folder / TEACHER_WEIGHTS).absolute()
+    return Teacher(model, fingerprint_of(model, size), file, finished)
 
 
 def run_student(
@@ -210,230 +192,71 @@ def run_student(
         task_weight: weight of its task's loss.
         teacher: whom it learns from.
     """
-    config = context.experiment.train
+    config, data = context.experiment.train, context.data
     student = context.new_student(seed)
     with context.distiller(
         seed, student, teacher.model if teacher else None, strategies, task_weight
     ) as distiller:
-        resolved = resolve(context, distiller, seed, strategies, teacher)
-        key = _key(
-            context,
-            name,
-            seed,
-            config,
-            digest_of(student.state_dict()),
-            [
-                teacher.digest if teacher and strategies else None,
-                [str(member.origin) for member in distiller.members],
-                resolved.model_dump(mode="json", include={"task_weight", "strategies"}),
-            ],
+        resolved = resolve(
+            context.experiment, data, distiller, seed, teacher.weights if teacher else None
         )
-        folder = _folder(context, name, seed, key)
-        kept = _finished(context, folder, key)
+        chosen = resolved.model_dump(mode="json", include={"task_weight", "strategies"})
+        facts = {
+            "start": fingerprint_of(student, data.student_preprocess.size),
+            "train": config.model_dump(mode="json"),
+            "teacher": teacher.fingerprint if teacher and strategies else None,
+            "methods": [
+                [str(member.origin), source_of(type(member.strategy))]
+                for member in distiller.members
+            ],
+            **chosen,
+        }
+        job = context.job(name, seed, facts)
+        kept = _kept(context, job)
         if kept is not None:
             return kept
-        write_bytes(folder / CONFIG, as_toml(resolved).encode())
-        history, seconds = _train(context, distiller, config, seed, name, folder)
+        write_bytes(job.folder / CONFIG, as_toml(resolved).encode())
+        history, seconds = _train(context, distiller, config, job)
     best_accuracy = None
-    save_weights(folder / STUDENT, student.state_dict())
+    save_weights(job.folder / STUDENT_WEIGHTS, student.state_dict())
     if history.best_weights is not None:
-        save_weights(folder / BEST, history.best_weights)
+        save_weights(job.folder / BEST_WEIGHTS, history.best_weights)
         student.load_state_dict(history.best_weights)
-        best_accuracy = evaluate(student, context.data.test, distiller.task).accuracy
-    return _finish(folder, key, name, seed, history, seconds, best_accuracy)
+        best_accuracy = evaluate(student, data.test, distiller.task).accuracy
+    return job.finish(history, seconds, best_accuracy)
+
+
+def _kept(context: RunContext, job: Job) -> RunResult | None:
+    result = job.finished()
+    if result is not None:
+        context.console.print(
+            f"[bold]{result.name}, seed {result.seed}[/]: finished before, kept ({job.folder})",
+            soft_wrap=True,
+        )
+    return result
 
 
 def _train(
-    context: RunContext,
-    distiller: Distiller,
-    config: TrainConfig,
-    seed: int,
-    name: str,
-    folder: Path,
+    context: RunContext, distiller: Distiller, config: TrainConfig, job: Job
 ) -> tuple[History, float]:
-    teaching = name == "teacher"
+    data, teaches = context.data, job.kind == "teacher"
+    source = data.teacher if teaches else data.student
     started = time.perf_counter()
-    source = context.data.teacher if teaching else context.data.student
-    distiller.teacher_batch = -(-config.batch_size // config.accumulate)
-    cache = _cache(context, distiller, source) if distiller.members else None
     with (
-        TrainingDisplay(context.console, f"{name}, seed {seed}", config.epochs) as display,
-        MetricsLog(folder / METRICS) as log,
+        TrainingDisplay(context.console, f"{job.name}, seed {job.seed}", config.epochs) as display,
+        MetricsLog(job.folder / METRICS) as log,
     ):
+        cache, decision = cache_for(distiller, source, config, context.experiment.teacher_cache)
+        if distiller.members:
+            display.note(decision)
         history = train(
             distiller,
             source,
             config,
-            seed,
-            test=context.data.teacher_test if teaching else context.data.test,
-            validation=None if teaching else context.data.validation,
+            job.seed,
+            test=data.teacher_test if teaches else data.test,
+            validation=None if teaches else data.validation,
             cache=cache,
             observers=(display, log),
         )
     return history, time.perf_counter() - started
-
-
-def _cache(context: RunContext, distiller: Distiller, source: Source) -> TeacherCache | None:
-    """Run the teacher once over all samples where that is wanted and fits, and say so."""
-    choice = context.experiment.teacher_cache
-    needed = bytes_needed(distiller, source)
-    size = f"{needed / 2**20:,.1f} MiB"
-    if not source.same_every_epoch:
-        if choice == "memory":
-            raise UserError("teacher_cache = 'memory' needs samples that are the same every epoch")
-        return None
-    if choice == "off" or (choice == "auto" and needed > BUDGET_BYTES):
-        reason = "as asked" if choice == "off" else f"{size} would not fit the budget"
-        context.console.print(f"  teacher runs every epoch: {reason}")
-        return None
-    context.console.print(f"  teacher runs once, its signals are kept in memory: {size}")
-    return build_cache(distiller, source)
-
-
-def resolve(
-    context: RunContext,
-    distiller: Distiller,
-    seed: int,
-    strategies: Sequence[StrategyConfig],
-    teacher: Teacher | None,
-) -> RunConfig:
-    """Return the experiment of one run with everything that was decided for it written out."""
-    experiment = context.experiment
-    by_label = {member.label: member for member in distiller.members}
-    entries = []
-    for entry in strategies:
-        member = by_label[entry.label or entry.name]
-        settings = member.strategy.settings.model_dump(mode="json")
-        taps = {
-            key: _resolved(distiller, "student" if key.startswith("student") else member.teacher, v)
-            for key, v in settings.items()
-        }
-        entries.append(
-            StrategyConfig.model_validate(
-                {"name": entry.name, "weight": member.weight, "label": member.label, **taps}
-            )
-        )
-    sizes = context.data.student_preprocess.size, context.data.teacher_preprocess.size
-    return RunConfig(
-        **{
-            **{key: getattr(experiment, key) for key in Experiment.model_fields},
-            "task_weight": distiller.task_weight,
-            "student": experiment.student.model_copy(update={"image_size": sizes[0]}),
-            "teacher": experiment.teacher.model_copy(
-                update={
-                    "image_size": sizes[1],
-                    "weights": teacher.weights if teacher else experiment.teacher.weights,
-                }
-            ),
-        },
-        seed=seed,
-        strategies=tuple(entries),
-    )
-
-
-def _resolved(distiller: Distiller, model: str, value: Any) -> Any:
-    """Replace ``auto:KIND`` by what was found."""
-    if isinstance(value, str) and value.startswith("auto:"):
-        found = distiller.automatic_taps[model][value.removeprefix("auto:")]
-        return found[0] if len(found) == 1 else list(found)
-    return value
-
-
-def _key(
-    context: RunContext, name: str, seed: int, config: TrainConfig, start: str, more: list[Any]
-) -> str:
-    """Return the hash of everything that a run's result depends on."""
-    facts = [
-        name,
-        seed,
-        config.model_dump(mode="json"),
-        start,
-        context.data.teacher_fingerprint if name == "teacher" else context.data.fingerprint,
-        str(context.device),
-        torch.get_num_threads(),
-        torch.__version__,
-        own_version(),
-        list(context.experiment.wrappers),
-        *more,
-    ]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _folder(context: RunContext, name: str, seed: int, key: str) -> Path:
-    return make_folder(context.out / f"{name}-seed{seed}-{key[:8]}")
-
-
-def _finished(context: RunContext, folder: Path, key: str) -> RunResult | None:
-    saved = read_json(folder / RESULT)
-    if not isinstance(saved, dict) or saved.pop("key", None) != key:
-        return None
-    saved["epochs"] = tuple(saved["epochs"])
-    result = RunResult(**{**saved, "kept": True})
-    context.console.print(
-        f"[bold]{result.name}, seed {result.seed}[/]: finished before, kept ({folder})",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return result
-
-
-def _finish(
-    folder: Path,
-    key: str,
-    name: str,
-    seed: int,
-    history: History,
-    seconds: float,
-    best_accuracy: float | None,
-) -> RunResult:
-    last = history.epochs[-1]
-    assert last.accuracy is not None
-    result = RunResult(
-        name,
-        seed,
-        last.accuracy,
-        last.loss,
-        seconds,
-        tuple(asdict(record) for record in history.epochs),
-        history.best_epoch,
-        best_accuracy,
-        str(folder),
-    )
-    # Written last: a run without it is not finished.
-    write_json(folder / RESULT, {"key": key, **asdict(result)})
-    return result
-
-
-def digest_of(weights: dict[str, Tensor]) -> str:
-    """Return the hash of a state dict: names, types, shapes and values."""
-    digest = hashlib.sha256()
-    for name, tensor in weights.items():
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(
-            tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-            if tensor.ndim
-            else str(tensor.item()).encode()
-        )
-    return digest.hexdigest()
-
-
-def find_device(name: str) -> torch.device:
-    """Return the device of a name; ``auto`` is the accelerator where there is one.
-
-    Raises:
-        UserError: there is no such device here.
-    """
-    if name == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return accelerator or torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
-        raise UserError(
-            f"there is no device {name!r} here; this machine has cpu"
-            + (f" and {count} of {torch.accelerator.current_accelerator()}" if count else " alone")
-            + " (--device)"
-        ) from None
-    return device

@@ -3,7 +3,8 @@
 An entry is a name, a mapping (see `kdcore.experiment.StrategyConfig`), or a strategy itself.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,7 +14,7 @@ from kdcore.catalog import UNPACKAGED, Catalog, Origin, printable
 from kdcore.ensemble import Member
 from kdcore.errors import CatalogError, ConfigError, unknown
 from kdcore.experiment import StrategyConfig
-from kdcore.strategy import API_VERSION, Strategy
+from kdcore.strategy import API_VERSION, RESERVED, Strategy
 from kdcore.validation import describe_validation
 
 ALL_TEACHERS = "all"
@@ -38,10 +39,15 @@ def select(
     """
     if isinstance(entries, str | Mapping):
         raise ConfigError(f"strategies is one entry, not a list of them: write [{entries!r}]")
+
+    @cache
+    def installed() -> Catalog:
+        # Read once, and only for a name: classes are looked up nowhere.
+        return catalog or Catalog()
+
     members: list[Member] = []
     for entry in entries:
-        catalog = catalog or Catalog()
-        members.extend(_members(entry, teachers, catalog))
+        members.extend(_members(entry, teachers, installed))
     labels = [member.label for member in members]
     for label in labels:
         if labels.count(label) > 1:
@@ -82,8 +88,10 @@ def agreed_task_weight(members: Iterable[Member]) -> float:
     return recommended.pop() if len(recommended) == 1 else 1.0
 
 
-def _members(entry: Entry, teachers: Collection[str], catalog: Catalog) -> list[Member]:
-    strategy, origin, config = _configured(entry, catalog)
+def _members(
+    entry: Entry, teachers: Collection[str], installed: Callable[[], Catalog]
+) -> list[Member]:
+    strategy, origin, config = _configured(entry, installed)
     weight = strategy.recommended.weight if config.weight is None else config.weight
     label = config.label or config.name
     if not teachers:
@@ -91,7 +99,9 @@ def _members(entry: Entry, teachers: Collection[str], catalog: Catalog) -> list[
     if config.teacher == ALL_TEACHERS:
         share = weight / len(teachers)
         return [
-            Member(f"{label}@{teacher}", strategy.with_settings(), share, teacher, origin)
+            Member(
+                f"{label}@{teacher}", strategy.with_settings(), share, teacher, origin, config.name
+            )
             for teacher in teachers
         ]
     if config.teacher is None and len(teachers) > 1:
@@ -102,33 +112,41 @@ def _members(entry: Entry, teachers: Collection[str], catalog: Catalog) -> list[
     teacher = config.teacher or next(iter(teachers))
     if teacher not in teachers:
         raise ConfigError(f"strategy {label!r}: {unknown('teacher', teacher, teachers)}")
-    return [Member(label, strategy, weight, teacher, origin)]
+    return [Member(label, strategy, weight, teacher, origin, config.name)]
 
 
-def _configured(entry: Entry, catalog: Catalog) -> tuple[Strategy, Origin, StrategyConfig]:
+def _configured(
+    entry: Entry, installed: Callable[[], Catalog]
+) -> tuple[Strategy, Origin, StrategyConfig]:
     if isinstance(entry, Strategy):
-        config = StrategyConfig(name=type(entry).__name__.lower())
-        return entry, UNPACKAGED, config
-    if isinstance(entry, type):
-        entry = {"name": entry}
-    if isinstance(entry, str):
-        entry = {"name": entry}
-    if isinstance(entry, Mapping):
-        found = entry.get("name")
-        if isinstance(found, type) and issubclass(found, Strategy):
-            config = _parsed({**entry, "name": found.__name__.lower()})
-            return found(**config.settings), UNPACKAGED, config
-        config = _parsed(entry)
-    elif isinstance(entry, StrategyConfig):
-        config = entry
-    else:
-        raise ConfigError(f"{entry!r} is no strategy: expected a name, a mapping or a Strategy")
-    cls, origin = load_strategy(config.name, catalog)
+        return entry, UNPACKAGED, StrategyConfig(name=type(entry).__name__.lower())
+    config, cls = _read(entry)
+    origin = UNPACKAGED
+    if cls is None:
+        cls, origin = load_strategy(config.name, installed())
+    where = f"strategy {config.label or config.name!r}"
+    for key in config.settings:
+        if key not in cls.Settings.model_fields:
+            known = [*cls.Settings.model_fields, *RESERVED]
+            raise ConfigError(f"{where}: {unknown('key', key, known)}")
     try:
         return cls(**config.settings), origin, config
     except ConfigError as error:
-        where = f"strategy {config.label or config.name!r}"
         raise ConfigError(f"{where}: {str(error).partition(': ')[2]}") from None
+
+
+def _read(entry: object) -> tuple[StrategyConfig, type[Strategy] | None]:
+    """Return an entry as it would stand in a file, and its class where it brings one."""
+    if isinstance(entry, StrategyConfig):
+        return entry, None
+    if isinstance(entry, str | type):
+        entry = {"name": entry}
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{entry!r} is no strategy: expected a name, a mapping or a Strategy")
+    found = entry.get("name")
+    if isinstance(found, type) and issubclass(found, Strategy):
+        return _parsed({**entry, "name": found.__name__.lower()}), found
+    return _parsed(entry), None
 
 
 def _parsed(entry: Mapping[str, Any]) -> StrategyConfig:

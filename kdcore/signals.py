@@ -43,7 +43,8 @@ class ByRole(Mapping[str, T], Generic[T]):
     def all(self, role: str) -> tuple[T, ...]:
         """Return the values of every tap of one role."""
         if role not in self._roles:
-            raise StrategyError(unknown("role", role, self._roles))
+            remedy = "; return its tap from extract_features" if not self._roles else ""
+            raise StrategyError(unknown("role", role, self._roles) + remedy)
         return self._roles[role]
 
     @property
@@ -175,12 +176,16 @@ class State(Mapping[str, Tensor]):
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         self._writes: list[tuple[str, Tensor, Tensor | None]] = []
+        self._versions: dict[str, int] = {}
         self._rows = dict.fromkeys(self._tensors, 0)
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._tensors:
             raise StrategyError(unknown("state", name, self._tensors))
         return self._tensors[name]
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        raise StrategyError(f"state is handed back: state.write({name!r}, value), at=rows for some")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -211,7 +216,16 @@ class State(Mapping[str, Tensor]):
             )
 
     def commit(self) -> None:
-        """Make the writes that were handed back since the last commit the memory."""
+        """Make the writes that were handed back since the last commit the memory.
+
+        Raises:
+            StrategyError: a tensor was changed in place, which micro-batches would have seen.
+        """
+        for name, tensor in self._tensors.items():
+            if self._versions.setdefault(name, tensor._version) != tensor._version:
+                raise StrategyError(
+                    f"state {name!r} was changed in place; hand it back: state.write({name!r}, ...)"
+                )
         for name, value, at in self._writes:
             if at is None:
                 self._tensors[name] = value

@@ -95,7 +95,10 @@ class Strategy:
 
     settings: StrategySettings
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, *positional: object, **values: Any) -> None:
+        if positional:
+            fields = ", ".join(self.Settings.model_fields) or "none"
+            raise ConfigError(f"{type(self).__name__} takes its settings by name: {fields}")
         try:
             settings = self.Settings.model_validate(values)
         except ValidationError as error:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from kdcore.automatic import find
@@ -106,10 +105,3 @@ class Survey:
                 "pass sample_input=, a few samples as the model is given them"
             )
         return self._sample
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return the device of a model's first parameter or buffer; the CPU where it has none."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")

@@ -9,7 +9,8 @@ from kdcore.comparison import compare, table
 from kdcore.configfile import as_comparison, override, read_recipe
 from kdcore.errors import TapError
 from kdcore.experiment import ComparisonConfig
-from kdcore.run import RunContext, RunResult
+from kdcore.job import RunResult
+from kdcore.run import RunContext
 
 SMALL = (
     "teacher.model=lightnn",

@@ -1,8 +1,8 @@
 import json
 from pathlib import Path
 
+from kdcore.job import RunResult
 from kdcore.report import markdown_table, terminal_table, write_report
-from kdcore.run import RunResult
 
 EPOCHS = tuple({"epoch": e, "accuracy": 80.0 + e, "loss": 1.0 / e} for e in (1, 2))
 

@@ -9,18 +9,10 @@ from safetensors.torch import load_file
 from kdcore.configfile import as_run, override, read_file, read_recipe
 from kdcore.errors import UserError
 from kdcore.experiment import RunConfig
-from kdcore.run import (
-    BEST,
-    CONFIG,
-    METRICS,
-    RESULT,
-    STUDENT,
-    RunContext,
-    digest_of,
-    find_device,
-    run_student,
-    run_teacher,
-)
+from kdcore.fingerprint import digest_of, fingerprint_of
+from kdcore.job import BEST_WEIGHTS, CONFIG, METRICS, RESULT, STUDENT_WEIGHTS
+from kdcore.models.tutorial import LightNN
+from kdcore.run import RunContext, run_student, run_teacher
 
 SMALL = (
     "teacher.model=lightnn",
@@ -51,7 +43,7 @@ def test_a_run_leaves_a_clean_student_its_log_and_the_resolved_experiment(tmp_pa
     result = run_student(context, 42, "all", config.strategies, config.task_weight, teacher)
     folder = Path(result.folder)
     fresh = context.new_student(42)
-    fresh.load_state_dict(load_file(folder / STUDENT))
+    fresh.load_state_dict(load_file(folder / STUDENT_WEIGHTS))
     lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
     assert [line["kind"] for line in lines].count("epoch") == 2
     labels = {"total", "task", "logits", "cosine", "fitnets"}
@@ -71,7 +63,7 @@ def test_the_resolved_experiment_gives_the_same_run_again(tmp_path: Path) -> Non
         other, again.seed, "all", again.strategies, again.task_weight, run_teacher(other, 42)
     )
     assert not second.kept
-    one, two = (load_file(Path(r.folder) / STUDENT) for r in (first, second))
+    one, two = (load_file(Path(r.folder) / STUDENT_WEIGHTS) for r in (first, second))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert [r["losses"] for r in first.epochs] == [r["losses"] for r in second.epochs]
 
@@ -94,6 +86,28 @@ def test_a_teacher_is_kept_when_only_the_students_labels_change(tmp_path: Path) 
     assert not run_teacher(_context(_config("data.limit=50"), tmp_path), 42).result.kept
 
 
+def test_a_model_of_equal_weights_and_other_code_is_no_finished_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = _context(_config(), tmp_path)
+    run_student(context, 42, "student", (), 1.0, None)
+
+    def other_forward(self: LightNN, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = 2 * self.classifier(self.features(x).flatten(1))
+        return logits
+
+    monkeypatch.setattr(LightNN, "forward", other_forward)
+    assert not run_student(context, 42, "student", (), 1.0, None).kept
+
+
+def test_a_result_is_found_where_its_folder_was_moved_to(tmp_path: Path) -> None:
+    run_student(_context(_config(), tmp_path / "old"), 42, "student", (), 1.0, None)
+    (tmp_path / "old").rename(tmp_path / "new")
+    kept = run_student(_context(_config(), tmp_path / "new"), 42, "student", (), 1.0, None)
+    assert kept.kept
+    assert Path(kept.folder).is_relative_to(tmp_path / "new")
+
+
 def test_an_interrupted_run_is_not_taken_for_a_finished_one(tmp_path: Path) -> None:
     context = _context(_config(), tmp_path)
     first = run_student(context, 42, "student", (), 1.0, None)
@@ -105,7 +119,7 @@ def test_a_teacher_from_a_file_is_not_trained(tmp_path: Path) -> None:
     trained = run_teacher(_context(_config(), tmp_path), 42)
     context = _context(_config(f'teacher.weights="{trained.weights}"'), tmp_path / "other")
     given = run_teacher(context, 42)
-    assert given.digest == trained.digest
+    assert given.fingerprint == trained.fingerprint
     assert given.result.seconds == 0
     assert given.result.accuracy == trained.result.accuracy
 
@@ -115,7 +129,8 @@ def test_the_teacher_is_the_same_after_it_has_taught(tmp_path: Path) -> None:
     context = _context(config, tmp_path)
     teacher = run_teacher(context, 42)
     run_student(context, 42, "all", config.strategies, config.task_weight, teacher)
-    assert digest_of(teacher.model.state_dict()) == teacher.digest
+    size = context.data.teacher_preprocess.size
+    assert fingerprint_of(teacher.model, size) == teacher.fingerprint
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
 
 
@@ -141,7 +156,7 @@ def test_the_best_weights_are_chosen_on_the_validation_split_and_scored_on_the_t
     record = result.epochs[result.best_epoch - 1]
     assert record["validation"] == max(r["validation"] for r in result.epochs)
     assert result.best_accuracy == record["accuracy"]
-    assert (Path(result.folder) / BEST).is_file()
+    assert (Path(result.folder) / BEST_WEIGHTS).is_file()
 
 
 def test_validation_images_are_not_trained_on(tmp_path: Path) -> None:
@@ -157,26 +172,6 @@ def test_students_of_a_seed_start_equal_and_those_of_another_do_not(tmp_path: Pa
     context = _context(_config(), tmp_path)
     one, same, other = (digest_of(context.new_student(s).state_dict()) for s in (42, 42, 43))
     assert one == same != other
-
-
-def test_a_digest_tells_names_shapes_and_values_apart() -> None:
-    base = {"a": torch.tensor([1.0, 2.0])}
-    assert digest_of(base) == digest_of({"a": torch.tensor([1.0, 2.0])})
-    for other in (
-        {"b": torch.tensor([1.0, 2.0])},
-        {"a": torch.tensor([[1.0, 2.0]])},
-        {"a": torch.tensor([1.0, 2.5])},
-        {"a": torch.tensor([1.0, 2.0], dtype=torch.float64)},
-        {"a": torch.tensor(1.0)},
-    ):
-        assert digest_of(base) != digest_of(other)
-
-
-def test_a_device_that_is_not_there_is_named() -> None:
-    assert find_device("cpu").type == "cpu"
-    for name in ("cuda:77", "toaster"):
-        with pytest.raises(UserError, match=f"there is no device '{name}' here"):
-            find_device(name)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

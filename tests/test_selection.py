@@ -256,6 +256,10 @@ def test_an_unknown_strategy_is_refused_with_how_to_install_it() -> None:
         ("from kdcore import *\nclass M(Strategy): ...\nMethod = M()", "is M M(), not a subclass"),
         ("import kdcore as Method", "is module <module 'kdcore'"),
         ("Method = '\\x1b[2J\\n'", r"is str '\x1b[2J\n', not"),
+        (
+            "class Odd:\n def __repr__(self): return '\\x1b[2J'\nMethod = Odd()",
+            r"is Odd \x1b[2J, not",
+        ),
     ],
 )
 def test_an_entry_point_that_is_no_strategy_class_is_refused_with_what_it_is(

@@ -76,6 +76,13 @@ class TestSetup:
         assert setup.sample_count == 5
         assert setup.targets is targets
 
+    def test_targets_go_to_a_device_and_the_rest_stays_known(self) -> None:
+        setup = Setup(sample_count=5, class_count=3, targets=torch.tensor([0, 1]))
+        moved = setup.to(torch.device("meta"))
+        assert moved.targets.device.type == "meta"
+        assert (moved.sample_count, moved.class_count) == (5, 3)
+        assert Setup(class_count=3).to(torch.device("meta")).class_count == 3
+
 
 class TestState:
     def test_what_it_begins_with_is_a_copy_without_gradient(self) -> None:
@@ -195,3 +202,9 @@ class TestState:
         state = _state(1.0)
         state.move(torch.device("meta"))
         assert state["bank"].device.type == "meta"
+
+    def test_moving_changes_the_precision_of_floating_point_numbers_alone(self) -> None:
+        state = State({"bank": torch.ones(2), "counts": torch.ones(2, dtype=torch.int64)})
+        state.move(torch.device("cpu"), torch.float64)
+        assert state["bank"].dtype == torch.float64
+        assert state["counts"].dtype == torch.int64

@@ -263,9 +263,7 @@ def test_settings_that_would_let_unknown_keys_pass_are_refused_when_the_class_is
 
 
 def test_a_strategy_that_is_made_a_dataclass_is_refused_in_a_run() -> None:
-    made: type[Strategy] = dataclass(
-        _class("Made", compute_auxiliary_loss=hookimpl(lambda _: 1.0))
-    )
+    made: type[Strategy] = dataclass(_class("Made", compute_auxiliary_loss=hookimpl(lambda _: 1.0)))
     with pytest.raises(StrategyError, match="defines __eq__"):
         Ensemble([Member("made", made(), 1.0, "teacher")])
 

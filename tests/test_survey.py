@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kdcore.devices import device_of
 from kdcore.errors import ModelError, TapError
 from kdcore.models.tutorial import LightNN
-from kdcore.survey import Survey, device_of
+from kdcore.survey import Survey
 from kdcore.taps import TapAddress
 
 X = torch.zeros(5, 3, 8, 8)

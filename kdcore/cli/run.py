@@ -30,8 +30,9 @@ def command(
     from rich.console import Console
 
     from kdcore import report
-    from kdcore.comparison import STUDENT, describe
+    from kdcore.comparison import describe
     from kdcore.files import write_json
+    from kdcore.job import STUDENT, STUDENT_WEIGHTS
     from kdcore.run import RunContext, run_student, run_teacher
 
     console = Console(quiet=quiet, highlight=False)
@@ -40,7 +41,7 @@ def command(
     with context.distiller(
         config.seed,
         context.new_student(config.seed),
-        context.new_teacher(config.seed),
+        context.new_teacher(config.seed) if config.strategies else None,
         config.strategies,
         config.task_weight,
     ) as rehearsal:
@@ -54,4 +55,4 @@ def command(
         write_json(json_file, report.as_json(results))
     console.quiet = False
     console.print(report.terminal_table(results))
-    console.print(f"student: {Path(result.folder) / 'student.safetensors'}", soft_wrap=True)
+    console.print(f"student: {Path(result.folder) / STUDENT_WEIGHTS}", soft_wrap=True)

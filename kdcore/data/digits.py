@@ -7,12 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from kdcore.data.images import ArrayImages, ImageData, LabelledImages
-from kdcore.data.split import stratified_split
+from kdcore.data.split import TEST_SHARE, stratified_split
 from kdcore.errors import DataError
 
 BRIGHTEST = 16
 SIDE = 32
-TEST_SHARE = 0.2
 SPLIT_SEED = 0
 
 

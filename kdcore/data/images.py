@@ -13,8 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-UNLABELLED = -100
-"""Target of a sample without a label; PyTorch's own `ignore_index`."""
+from kdcore.tasks import UNLABELLED
 
 
 class Images(ABC):

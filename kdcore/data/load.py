@@ -14,15 +14,13 @@ from kdcore.data.cifar import load_cifar10, load_cifar100
 from kdcore.data.digits import load_digits
 from kdcore.data.files import FileImages, check_readable, relative_name
 from kdcore.data.folder import Listing, list_folder, some
-from kdcore.data.images import UNLABELLED, ImageData, LabelledImages
-from kdcore.data.split import shuffled, stratified_split, stratified_subset
+from kdcore.data.images import ImageData, LabelledImages
+from kdcore.data.split import TEST_SHARE, shuffled, stratified_split, stratified_subset
 from kdcore.data.table import list_table
 from kdcore.errors import DataError
 from kdcore.experiment import DataConfig
 from kdcore.randomness import derive_seed, stream
-
-TEST_SHARE = 0.2
-"""Share held out for testing where neither the data nor the experiment says."""
+from kdcore.tasks import UNLABELLED
 
 LOADERS: dict[str, Callable[[DataConfig], ImageData]] = {
     "digits": lambda _: load_digits(),
@@ -146,7 +144,11 @@ def _split(
     parts = [file.part for file in listing.files]
     if None in parts:
         return stratified_split(
-            _targets(listing), config.test_share or TEST_SHARE, config.split_seed, groups, classes=listing.classes
+            _targets(listing),
+            config.test_share or TEST_SHARE,
+            config.split_seed,
+            groups,
+            classes=listing.classes,
         )
     train = [index for index, part in enumerate(parts) if part == "train"]
     return train, [index for index, part in enumerate(parts) if part == "test"]

@@ -116,18 +116,18 @@ class DatasetSource(Source):
     Args:
         dataset: ``(input, target)`` pairs; a target of -100 is no label.
         name: what errors call it.
+        same_every_epoch: whether a sample is the same each time that it is read.
 
     Raises:
         DataError: it is empty, or a sample is no pair of an input and a whole number.
     """
 
-    same_every_epoch = False
-
-    def __init__(self, dataset: Samples, name: str) -> None:
+    def __init__(self, dataset: Samples, name: str, *, same_every_epoch: bool = False) -> None:
         if len(dataset) == 0:
             raise DataError(f"{name} is empty")
         self.dataset = dataset
         self.name = name
+        self.same_every_epoch = same_every_epoch
         self.targets = torch.tensor([self._target(i) for i in range(len(dataset))])
 
     def _target(self, index: int) -> int:

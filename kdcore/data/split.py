@@ -9,14 +9,17 @@ from typing import TypeVar
 
 import torch
 
-from kdcore.data.images import UNLABELLED
 from kdcore.errors import DataError
 from kdcore.randomness import stream
+from kdcore.tasks import UNLABELLED
 
 Item = TypeVar("Item")
 
 ATTEMPTS = 16
 NEAR_ENOUGH = 0.01
+
+TEST_SHARE = 0.2
+"""Share held out for testing where neither the data nor the experiment says."""
 
 
 def stratified_split(

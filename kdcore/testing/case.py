@@ -178,7 +178,7 @@ class Trial:
         torch.autograd.backward(losses.total)
         self.optimizer.step()
         self.distiller.advance()
-        return [float(value.detach()) for value in (losses.total, *losses.auxiliary.values())]
+        return [value.item() for value in (losses.total, *losses.auxiliary.values())]
 
     def __enter__(self) -> Self:
         return self

@@ -87,37 +87,41 @@ def float64_stays_float64(case: Case) -> Iterator[str]:
 
 def parts_add_up_to_the_batch(case: Case) -> Iterator[str]:
     """Find losses a row that depend on which other samples are in the batch."""
-    # In evaluation mode, so that a method's own dropout or batch normalisation does not matter.
-    with Trial(case) as whole, Trial(case) as parts:
-        whole.distiller.eval()
-        parts.distiller.eval()
-        loss = whole.auxiliary()
-        if any(value.ndim == 0 for value in whole.onlooker.values()):
+    with Trial(case) as trial:
+        _without_own_randomness(trial)
+        loss = trial.auxiliary()
+        if any(value.ndim == 0 for value in trial.onlooker.values()):
             raise NotApplicableError("its loss is a scalar, which relates the samples of a batch")
-        if whole.onlooker.drew:
+        if trial.onlooker.drew:
             raise NotApplicableError("it draws random numbers, which differ from part to part")
         torch.autograd.backward(loss)
-        batch = parts.batch()
-        counts = parts.distiller.task.count(len(batch.indices), batch.targets)
+    whole = dict(trial.distiller.named_parameters())
+    with Trial(case) as trial:
+        _without_own_randomness(trial)
+        batch = trial.batch()
+        counts = trial.distiller.task.count(len(batch.indices), batch.targets)
         total = torch.zeros(())
         for rows in (slice(0, 3), slice(3, None)):
-            part = parts.auxiliary(Batch(*(tensor[rows] for tensor in batch)), counts)
+            part = trial.auxiliary(Batch(*(tensor[rows] for tensor in batch)), counts)
             torch.autograd.backward(part)
             total += part.detach()
-        if not torch.allclose(total, loss.detach(), rtol=1e-4, atol=1e-6):
-            yield f"the loss of the batch is {float(loss):.6g}, its parts add up to {total:.6g}"
-        for (name, one), other in zip(
-            whole.distiller.named_parameters(), parts.distiller.parameters(), strict=True
-        ):
-            if not _close(one.grad, other.grad):
-                yield f"the gradient of {name} differs between the batch and its parts"
-                return
+    if not torch.allclose(total, loss.detach(), rtol=1e-4, atol=1e-6):
+        yield f"the loss of the batch is {loss.item():.6g}, its parts add up to {total.item():.6g}"
+    for name, parameter in trial.distiller.named_parameters():
+        if not _close(whole[name].grad, parameter.grad):
+            yield f"the gradient of {name} differs between the batch and its parts"
+            return
+
+
+def _without_own_randomness(trial: Trial) -> None:
+    # Dropout differs from part to part, and batch normalisation relates the samples of each.
+    trial.distiller.eval()
 
 
 def _not_finite(trial: Trial, batch: Batch, what: str) -> Iterator[str]:
     loss = trial.auxiliary(batch)
     if not bool(loss.isfinite()):
-        yield f"with {what} the loss is {float(loss)}"
+        yield f"with {what} the loss is {loss.item()}"
         return
     torch.autograd.backward(loss)
     for name, parameter in trial.distiller.named_parameters():

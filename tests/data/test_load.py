@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from kdcore.data.files import FileImages
-from kdcore.data.images import UNLABELLED, ImageData, LabelledImages, Subset
+from kdcore.data.images import ImageData, LabelledImages, Subset
 from kdcore.data.load import LOADERS, hold_out, keep_labels, load_data
 from kdcore.errors import DataError
 from kdcore.experiment import DataConfig
+from kdcore.tasks import UNLABELLED
 
 
 def _load(root: Path, name: str = "folder", **keys: object) -> ImageData:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from kdcore.data.images import UNLABELLED
 from kdcore.data.split import shuffled, stratified_split, stratified_subset
 from kdcore.errors import DataError
 from kdcore.randomness import stream
+from kdcore.tasks import UNLABELLED
 
 
 def _many(seed: int, samples: int = 600, groups: int = 90) -> tuple[list[int], list[str]]:

@@ -1,11 +1,28 @@
 """Where two networks look, at several depths (Zagoruyko & Komodakis 2017)."""
 
+from typing import TypeVar
+
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdcore import Adapters, Features, Recommended, Resize, Shapes, Strategy, StrategySettings
-from kdcore import Tap, Taps, auto, hookimpl, squared_error
+from kdcore import (
+    Adapters,
+    Features,
+    Recommended,
+    Resize,
+    Shapes,
+    Strategy,
+    StrategySettings,
+    Tap,
+    Taps,
+    auto,
+    hookimpl,
+    squared_error,
+)
+
+T = TypeVar("T")
 
 
 class Attention(Strategy):
@@ -30,8 +47,26 @@ class Attention(Strategy):
 
     @hookimpl
     def adapt_shapes(self, student: Shapes, teacher: Shapes) -> Adapters:
-        sizes = [
-            tuple(map(min, own[2:], other[2:]))
-            for own, other in zip(*map(self._last, (student, teacher)), strict=True)
-        ]
-        ...
+        own, other = student.all("maps"), teacher.all("maps")
+        sizes = [[min(s[2], t[2]), min(s[3], t[3])] for s, t in self._pairs(own, other)]
+
+        def resized(taps: int) -> list[nn.Module]:
+            unused: list[nn.Module] = [nn.Identity() for _ in range(taps - len(sizes))]
+            return unused + [Resize(*size) for size in sizes]
+
+        return Adapters({"maps": resized(len(own))}, {"maps": resized(len(other))})
+
+    @hookimpl
+    def compute_auxiliary_loss(self, student: Features, teacher: Features) -> Tensor:
+        pairs = self._pairs(student.all("maps"), teacher.all("maps"))
+        return torch.stack([squared_error(_q(s), _q(t)) for s, t in pairs]).sum(0)
+
+    def _pairs(self, own: tuple[T, ...], other: tuple[T, ...]) -> list[tuple[T, T]]:
+        """Pair the last with the last, the one before with the one before."""
+        depth = min(self.settings.depth, len(own), len(other))
+        return list(zip(own[-depth:], other[-depth:], strict=True))
+
+
+def _q(maps: Tensor) -> Tensor:
+    """``[batch, channels, height, width]`` to ``[batch, height * width]``, of length one."""
+    return F.normalize(maps.square().mean(1).flatten(1), dim=1)

@@ -7,8 +7,19 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from kdcore import Adapters, Features, Recommended, Setup, Shapes, State, Strategy
-from kdcore import StrategySettings, Tap, Taps, auto, hookimpl
+from kdcore import (
+    Adapters,
+    Features,
+    Recommended,
+    Setup,
+    Shapes,
+    State,
+    Strategy,
+    StrategySettings,
+    Taps,
+    auto,
+    hookimpl,
+)
 
 
 class Contrastive(Strategy):
@@ -21,8 +32,6 @@ class Contrastive(Strategy):
     """
 
     class Settings(StrategySettings):
-        student_tap: Tap = Field(auto("embedding"), description="embedding of the student")
-        teacher_tap: Tap = Field(auto("embedding"), description="embedding of the teacher")
         width: int = Field(128, ge=1, description="width of the common space")
         negatives: int = Field(64, ge=1, description="negatives a sample, drawn with replacement")
         tau: float = Field(0.07, gt=0, description="temperature")
@@ -33,14 +42,14 @@ class Contrastive(Strategy):
 
     @hookimpl
     def extract_features(self) -> Taps:
-        return Taps({"embedding": self.settings.student_tap}, {"embedding": self.settings.teacher_tap})
+        return Taps({"embedding": auto("embedding")}, {"embedding": auto("embedding")})
 
     @hookimpl
     def adapt_shapes(self, setup: Setup, student: Shapes, teacher: Shapes) -> Adapters:
         samples, width = setup.sample_count, self.settings.width
         own, other = (
-            nn.Sequential(nn.Flatten(), nn.Linear(shape[1:].numel(), width))
-            for shape in (student["embedding"], teacher["embedding"])
+            nn.Sequential(nn.Flatten(), nn.Linear(shapes["embedding"][1:].numel(), width))
+            for shapes in (student, teacher)
         )
         memory = {who: F.normalize(torch.randn(samples, width)) for who in ("student", "teacher")}
         return Adapters({"embedding": own}, {"embedding": other}, state=memory)
@@ -55,25 +64,23 @@ class Contrastive(Strategy):
         indices: Tensor,
         generator: Generator,
     ) -> Tensor:
-        s, t = (F.normalize(features["embedding"]) for features in (student, teacher))
-        others = self._negatives(setup.targets, indices, generator)
-        chosen = torch.cat([indices[:, None], others], dim=1)
-        loss = self._contrast(s, state["teacher"][chosen]) + self._contrast(t, state["student"][chosen])
+        s, t = F.normalize(student["embedding"]), F.normalize(teacher["embedding"])
+        negatives = self._negatives(setup.targets, indices, generator)
+        chosen = torch.cat([indices[:, None], negatives], dim=1)
         for who, now in (("student", s), ("teacher", t)):
             mixed = torch.lerp(now.detach(), state[who][indices], self.settings.momentum)
             state.write(who, F.normalize(mixed), at=indices)
+        constant = math.log(self.settings.negatives / setup.sample_count)
+        loss: Tensor = torch.zeros_like(s[:, 0])
+        for x, remembered in ((s, state["teacher"][chosen]), (t, state["student"][chosen])):
+            odds = torch.einsum("bw,bnw->bn", x, remembered) / self.settings.tau - constant
+            loss = loss + F.softplus(-odds[:, 0]) + F.softplus(odds[:, 1:]).sum(1)
         return loss
 
     def _negatives(self, targets: Tensor, indices: Tensor, generator: Generator) -> Tensor:
         """Draw indices ``[batch, negatives]``."""
         own = targets[indices][:, None]
-        allowed = (targets != own) | (own < 0)
-        allowed[torch.arange(len(indices)), indices] = False
+        allowed = ((targets != own) | (own < 0)).scatter(1, indices[:, None], False)
         return torch.multinomial(
             allowed.float(), self.settings.negatives, replacement=True, generator=generator
         )
-
-    def _contrast(self, x: Tensor, remembered: Tensor) -> Tensor:
-        """``[batch, width]`` with ``[batch, 1 + negatives, width]``, the positive first."""
-        n, m = self.settings.negatives, self.settings.tau
-        raise NotImplementedError

@@ -6,8 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdcore import Adapters, Features, Shapes, Strategy, StrategySettings, Tap, Taps, auto
-from kdcore import hookimpl
+from kdcore import Adapters, Features, Shapes, Strategy, StrategySettings, Tap, Taps, auto, hookimpl
 
 
 class Correlation(Strategy):
@@ -29,7 +28,9 @@ class Correlation(Strategy):
 
     @hookimpl
     def extract_features(self) -> Taps:
-        return Taps({"embedding": self.settings.student_tap}, {"embedding": self.settings.teacher_tap})
+        return Taps(
+            {"embedding": self.settings.student_tap}, {"embedding": self.settings.teacher_tap}
+        )
 
     @hookimpl
     def adapt_shapes(self, student: Shapes, teacher: Shapes) -> Adapters:

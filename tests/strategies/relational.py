@@ -28,7 +28,9 @@ class Relational(Strategy):
 
     @hookimpl
     def extract_features(self) -> Taps:
-        return Taps({"embedding": self.settings.student_tap}, {"embedding": self.settings.teacher_tap})
+        return Taps(
+            {"embedding": self.settings.student_tap}, {"embedding": self.settings.teacher_tap}
+        )
 
     @hookimpl
     def compute_auxiliary_loss(self, student: Features, teacher: Features) -> dict[str, Tensor]:

@@ -8,8 +8,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdcore import Adapters, Features, Shapes, Strategy, StrategySettings, Tap, Taps, auto
-from kdcore import hookimpl, regressor
+from kdcore import (
+    Adapters,
+    Features,
+    Shapes,
+    Strategy,
+    StrategySettings,
+    Tap,
+    Taps,
+    auto,
+    hookimpl,
+    regressor,
+)
 
 SMALLEST = 1e-5
 
@@ -54,6 +64,6 @@ class Variational(Strategy):
     def compute_auxiliary_loss(
         self, student: Features, teacher: Features, modules: Mapping[str, nn.Module]
     ) -> Tensor:
-        variance = modules["variance"]()
+        variance: Tensor = modules["variance"]()
         squared = (teacher["map"] - student["map"]).square()
         return ((variance.log() + squared / variance) / 2).flatten(1).mean(1)

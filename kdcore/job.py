@@ -1,0 +1,98 @@
+"""One training as a thing to be done: what it is called, where its files are, what it came to."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kdcore.files import make_folder, read_json, write_json
+from kdcore.trainer import History
+
+RESULT = "result.json"
+CONFIG = "config.toml"
+METRICS = "metrics.jsonl"
+TEACHER_WEIGHTS = "teacher.safetensors"
+STUDENT_WEIGHTS = "student.safetensors"
+BEST_WEIGHTS = "best.safetensors"
+
+TEACHER = "teacher"
+STUDENT = "student"
+"""Names of the rows that every comparison has: the teacher, and the student alone."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What one run came to.
+
+    Attributes:
+        name: ``"teacher"``, ``"student"`` for the student alone, or the candidate's label.
+        seed: its seed.
+        accuracy: of the last weights on the test samples, in per cent.
+        loss: mean total loss of the last epoch; None of a teacher that came trained.
+        seconds: from the first step to the last evaluation; 0 of a teacher that came trained.
+        epochs: the records of all epochs, as dictionaries.
+        best_epoch: of the highest validation accuracy, from 1; None without validation.
+        best_accuracy: of the weights after it, on the test samples.
+        folder: where its files are.
+        kept: whether it was finished before and not repeated.
+    """
+
+    name: str
+    seed: int
+    accuracy: float
+    loss: float | None
+    seconds: float
+    epochs: tuple[dict[str, Any], ...]
+    best_epoch: int | None
+    best_accuracy: float | None
+    folder: str
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training to be done, or found done.
+
+    Attributes:
+        kind: whether a teacher or a student is trained.
+        name: of its row and folder.
+        seed: its seed.
+        key: hash of everything that its result depends on.
+        out: folder of all runs.
+    """
+
+    kind: Literal["teacher", "student"]
+    name: str
+    seed: int
+    key: str
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its files; others than its own key never share it."""
+        return make_folder(self.out / f"{self.name}-seed{self.seed}-{self.key[:8]}")
+
+    def finished(self) -> RunResult | None:
+        """Return its result where it was finished before, whole and with the same key."""
+        saved = read_json(self.folder / RESULT)
+        if not isinstance(saved, dict) or saved.pop("key", None) != self.key:
+            return None
+        moved = {"epochs": tuple(saved["epochs"]), "folder": str(self.folder), "kept": True}
+        return RunResult(**{**saved, **moved})
+
+    def finish(self, history: History, seconds: float, best_accuracy: float | None) -> RunResult:
+        """Write its result, the last of its files: a run without it is not finished."""
+        last = history.epochs[-1]
+        assert last.accuracy is not None
+        result = RunResult(
+            self.name,
+            self.seed,
+            last.accuracy,
+            last.loss,
+            seconds,
+            tuple(asdict(record) for record in history.epochs),
+            history.best_epoch,
+            best_accuracy,
+            str(self.folder),
+        )
+        write_json(self.folder / RESULT, {"key": self.key, **asdict(result)})
+        return result

@@ -1,0 +1,59 @@
+"""One run's experiment with everything that was decided for it written out, to run it again."""
+
+from pathlib import Path
+from typing import Any
+
+from kdcore.data.prepared import PreparedData
+from kdcore.distiller import Distiller
+from kdcore.ensemble import Member
+from kdcore.experiment import Experiment, RunConfig, StrategyConfig
+
+
+def resolve(
+    experiment: Experiment,
+    data: PreparedData,
+    distiller: Distiller,
+    seed: int,
+    teacher_weights: Path | None,
+) -> RunConfig:
+    """Return the experiment of one run: weights, taps, image sizes and the teacher's file."""
+    teacher = experiment.teacher.model_copy(
+        update={
+            "image_size": data.teacher_preprocess.size,
+            "weights": teacher_weights or experiment.teacher.weights,
+        }
+    )
+    student = experiment.student.model_copy(update={"image_size": data.student_preprocess.size})
+    given = {key: getattr(experiment, key) for key in Experiment.model_fields}
+    decided = {
+        "task_weight": distiller.task_weight,
+        "student": student,
+        "teacher": teacher,
+        "seed": seed,
+        "strategies": tuple(_entry(distiller, member) for member in distiller.members),
+    }
+    return RunConfig(**{**given, **decided})
+
+
+def _entry(distiller: Distiller, member: Member) -> StrategyConfig:
+    settings = {
+        key: _found(distiller, member, key, value)
+        for key, value in member.strategy.settings.model_dump(mode="json").items()
+    }
+    entry = {"name": member.name, "label": member.label, "weight": member.weight, **settings}
+    return StrategyConfig.model_validate(entry)
+
+
+def _found(distiller: Distiller, member: Member, key: str, value: Any) -> Any:
+    """Replace ``auto:KIND`` by what was found, in settings that say by name whose tap they are."""
+    if isinstance(value, list):
+        found = [_found(distiller, member, key, item) for item in value]
+        return [tap for item in found for tap in (item if isinstance(item, list) else [item])]
+    if not (isinstance(value, str) and value.startswith("auto:")):
+        return value
+    sides = {"student": "student", "teacher": member.teacher}
+    side = sides.get(key.partition("_")[0])
+    taps = distiller.automatic_taps.get(side, {}).get(value.removeprefix("auto:")) if side else None
+    if taps is None:
+        return value
+    return taps[0] if len(taps) == 1 else list(taps)

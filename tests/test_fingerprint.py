@@ -1,0 +1,66 @@
+import torch
+from torch import Tensor, nn
+
+from kdcore.fingerprint import digest_of, fingerprint_of, fingerprint_of_facts, source_of
+
+
+def _net(activation: nn.Module, dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(0)
+    layers = (nn.Flatten(), nn.Linear(12, 4), activation, nn.Dropout(dropout), nn.Linear(4, 2))
+    return nn.Sequential(*layers)
+
+
+def test_a_digest_tells_names_shapes_and_values_apart() -> None:
+    base = {"a": torch.tensor([1.0, 2.0])}
+    assert digest_of(base) == digest_of({"a": torch.tensor([1.0, 2.0])})
+    for other in (
+        {"b": torch.tensor([1.0, 2.0])},
+        {"a": torch.tensor([[1.0, 2.0]])},
+        {"a": torch.tensor([1.0, 2.5])},
+        {"a": torch.tensor([1.0, 2.0], dtype=torch.float64)},
+        {"a": torch.tensor(1.0)},
+    ):
+        assert digest_of(base) != digest_of(other)
+
+
+def test_a_fingerprint_tells_models_of_equal_weights_apart_by_what_they_compute() -> None:
+    base = fingerprint_of(_net(nn.ReLU()), 2)
+    assert fingerprint_of(_net(nn.ReLU()), 2) == base
+    assert fingerprint_of(_net(nn.GELU()), 2) != base
+    assert fingerprint_of(_net(nn.ReLU(), dropout=0.5), 2) != base
+
+
+def test_a_fingerprint_sees_a_changed_forward_of_equal_modules() -> None:
+    class Net(nn.Module):
+        scale = 1.0
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.head = nn.Linear(12, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.head(x.flatten(1)) * self.scale
+            return logits
+
+    base = fingerprint_of(Net(), 2)
+    Net.scale = 2.0
+    assert fingerprint_of(Net(), 2) != base
+
+
+def test_taking_a_fingerprint_leaves_mode_and_random_stream_alone() -> None:
+    model = _net(nn.ReLU(), dropout=0.5).train()
+    before = torch.get_rng_state()
+    fingerprint_of(model, 2)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_facts_have_one_fingerprint_in_any_order() -> None:
+    assert fingerprint_of_facts({"a": 1, "b": 2}) == fingerprint_of_facts({"b": 2, "a": 1})
+    assert fingerprint_of_facts({"a": 1}) != fingerprint_of_facts({"a": 2})
+
+
+def test_a_class_without_a_file_has_no_source() -> None:
+    assert source_of(int) == ""
+    assert len(source_of(nn.Linear)) == 64

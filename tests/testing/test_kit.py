@@ -1,0 +1,265 @@
+"""The conformance kit: sound strategies pass, and each fault is found by the check that is for it."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+import kdcore
+from kdcore.errors import CatalogError, ConfigError
+from kdcore.testing import CheckResult, SmallCNN, StrategyTests, checks, run_checks
+from kdcore.testing.case import Case
+from kdcore.testing.check import run_all, run_check
+from tests.strategies.attention import Attention
+from tests.strategies.contrastive import Contrastive
+from tests.strategies.correlation import Correlation
+from tests.strategies.relational import Relational
+from tests.strategies.variational import Variational
+from tests.testing import broken
+
+NAMES = [check.name for check in checks()]
+UNSTABLE = {
+    "equal_seeds_give_equal_values",
+    "a_resumed_run_goes_on_alike",
+    "instances_do_not_interfere",
+    "total_is_the_weighted_sum",
+}
+FOUND: list[tuple[type[kdcore.Strategy], set[str]]] = [
+    (broken.IgnoresExtras, {"settings_refuse_extras"}),
+    (broken.ReadsPercent, {"settings_survive_json"}),
+    (broken.SaysNothing, {"settings_are_described"}),
+    (broken.AsksForMore, {"hooks_are_as_specified"}),
+    (broken.AnswersNothing, {"hooks_are_as_specified"}),
+    (broken.AnswersAList, {"hooks_are_as_specified"}),
+    (broken.Raises, {"hooks_are_as_specified"}),
+    (broken.AveragesNothing, {"loss_is_a_vector_or_a_scalar"}),
+    (broken.Counts, {"loss_is_a_vector_or_a_scalar"}),
+    (broken.Detaches, {"gradient_reaches_all_that_learns"}),
+    (broken.TrainsItselfAlone, {"gradient_reaches_all_that_learns"}),
+    (broken.ForgetsALayer, {"gradient_reaches_all_that_learns"}),
+    (broken.TakesTheLogOfZero, {"loss_is_finite"}),
+    (broken.TakesTheRootOfZero, {"loss_is_finite"}),
+    (broken.NormalisesTheBatch, {"a_batch_of_one_works"}),
+    (broken.NeedsLabels, {"samples_need_no_label"}),
+    (broken.KnowsFloat32, {"float64_stays_float64"}),
+    (broken.RelatesRows, {"parts_add_up_to_the_batch"}),
+    (broken.TrainsTheTeacher, {"teacher_is_untouched"}),
+    (broken.TakesTheHead, {"teacher_is_untouched"}),
+    (broken.DrawsAtSetUp, {"random_stream_is_left_alone"}),
+    (broken.AddsNoise, {"random_stream_is_left_alone"} | UNSTABLE),
+    (broken.RollsDice, UNSTABLE),
+    (broken.RemembersOnTheClass, UNSTABLE),
+    (broken.RemembersInAModule, {"a_resumed_run_goes_on_alike"}),
+    (broken.WritesInPlace, {"memory_waits_for_the_step"}),
+    (broken.SharesALayer, {"instances_do_not_interfere"}),
+    # Its second instance divides what the first has divided.
+    (broken.DividesInPlace, {"total_is_the_weighted_sum", "instances_do_not_interfere"}),
+    (broken.LeavesAHook, {"models_leave_clean"}),
+    (broken.LeavesAModule, {"models_leave_clean"}),
+]
+TEACHERS = {broken.TrainsTheTeacher: broken.kept_teacher, broken.TakesTheHead: broken.kept_teacher}
+STUDENTS = {broken.LeavesAHook: broken.kept_student, broken.LeavesAModule: broken.kept_student}
+
+
+def _case(strategy: type[kdcore.Strategy]) -> Case:
+    teacher: Callable[[], nn.Module] = TEACHERS.get(strategy, kdcore.testing.small_teacher)
+    student: Callable[[], nn.Module] = STUDENTS.get(strategy, kdcore.testing.small_student)
+    return Case(strategy, teacher=teacher, student=student)
+
+
+def _failed(results: list[CheckResult]) -> dict[str, str]:
+    return {result.name: str(result) for result in results if result.failed}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"), FOUND, ids=[strategy.__name__ for strategy, _ in FOUND]
+)
+def test_a_fault_is_found_by_its_check_and_by_no_other(
+    strategy: type[kdcore.Strategy], expected: set[str]
+) -> None:
+    results = run_all(checks(), _case(strategy))
+    assert _failed(results).keys() == expected
+    for result in results:
+        assert bool(result.reason) == (not result.passed)
+
+
+def test_every_check_finds_a_fault() -> None:
+    assert set().union(*(expected for _, expected in FOUND)) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", ["logits", "cosine", "fitnets"])
+def test_the_shipped_strategies_pass_every_check(name: str) -> None:
+    assert {result.name: result.outcome for result in run_checks(name)} == dict.fromkeys(
+        NAMES, "passed"
+    )
+
+
+@pytest.mark.parametrize(
+    ("strategy", "skipped"),
+    [
+        (broken.Sound, set()),
+        (Attention, set()),
+        (Variational, set()),
+        (Relational, {"parts_add_up_to_the_batch"}),
+        (Correlation, {"parts_add_up_to_the_batch"}),
+        (Contrastive, {"parts_add_up_to_the_batch"}),
+    ],
+)
+def test_the_hard_strategies_pass_every_check_that_applies(
+    strategy: type[kdcore.Strategy], skipped: set[str]
+) -> None:
+    results = run_checks(strategy)
+    assert not _failed(results)
+    assert {result.name for result in results if not result.passed} == skipped
+
+
+def test_settings_are_handed_on() -> None:
+    with pytest.raises(ConfigError, match="temperature"):
+        run_checks("logits", temperature=-1.0)
+    with pytest.raises(ConfigError, match="did you mean 'temperature'"):
+        run_checks("logits", temperatur=1.0)
+
+
+def test_a_name_that_is_not_installed_is_refused() -> None:
+    with pytest.raises(CatalogError, match="did you mean 'logits'"):
+        run_checks("logit")
+
+
+def test_every_check_says_what_it_checks_and_how_to_mend() -> None:
+    assert len(set(NAMES)) == len(NAMES)
+    for check in checks():
+        for sentence in (check.claim, check.remedy):
+            assert sentence.endswith(".")
+            assert len(sentence.split()) > 3
+
+
+def test_a_finding_is_told_with_the_way_to_mend_it() -> None:
+    check = next(check for check in checks() if check.name == "settings_are_described")
+    result = run_check(check, Case(broken.SaysNothing))
+    assert str(result) == (
+        "settings_are_described failed: the setting 'share' has no description\n"
+        f"{check.claim} {check.remedy}"
+    )
+
+
+def test_a_check_that_needs_another_is_skipped_where_that_one_fails() -> None:
+    result = run_check(checks()[-1], Case(broken.Detaches))
+    assert (result.outcome, str(result)) == (
+        "skipped",
+        "models_leave_clean skipped: gradient_reaches_all_that_learns failed",
+    )
+
+
+def test_an_exception_is_kept_with_the_finding() -> None:
+    check = next(check for check in checks() if check.name == "samples_need_no_label")
+    result = run_check(check, Case(broken.NeedsLabels))
+    assert isinstance(result.error, kdcore.KdcoreError)
+    assert result.reason.startswith("StrategyError: strategy 'tried' (NeedsLabels")
+
+
+def test_the_callers_random_stream_and_threads_are_as_before() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state(), torch.get_num_threads()
+    run_checks(broken.AddsNoise)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.get_num_threads() == before[1]
+
+
+def test_other_models_can_be_tried() -> None:
+    case = Case(
+        Relational,
+        teacher=lambda: SmallCNN((4, 4), classes=7, image_size=12),
+        student=lambda: SmallCNN((2, 3), classes=7, image_size=12),
+        input_shape=(3, 12, 12),
+    )
+    assert not _failed(run_all(checks(), case))
+
+
+def test_pytest_is_needed_for_the_test_class_alone() -> None:
+    program = (
+        "import sys, kdcore.testing\n"
+        "assert 'pytest' not in sys.modules\n"
+        "kdcore.testing.StrategyTests\n"
+        "assert 'pytest' in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_an_unknown_name_of_the_kit_is_an_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'StrategyTest'"):
+        _ = kdcore.testing.StrategyTest  # type: ignore[attr-defined]
+
+
+def _run(tests: type[StrategyTests], name: str) -> None:
+    check = next(check for check in checks() if check.name == name)
+    tests().test_the_strategy_conforms(check)
+
+
+def test_the_test_class_passes_skips_and_fails_as_the_checks_do() -> None:
+    class Tests(StrategyTests):
+        strategy = broken.Detaches
+
+    _run(Tests, "settings_refuse_extras")
+    with pytest.raises(pytest.skip.Exception, match="gradient_reaches_all_that_learns failed"):
+        _run(Tests, "loss_is_finite")
+    with pytest.raises(AssertionError, match="undetached"):
+        _run(Tests, "gradient_reaches_all_that_learns")
+
+
+def test_the_test_class_takes_settings_and_models() -> None:
+    class Tests(StrategyTests):
+        strategy = "fitnets"
+        settings = {"student_tap": "features.1", "teacher_tap": "features.0"}  # noqa: RUF012
+        teacher = lambda: SmallCNN((4, 4), image_size=12)  # noqa: E731
+        student = lambda: SmallCNN((2, 3), image_size=12)  # noqa: E731
+        input_shape = (3, 12, 12)
+
+    case = Tests._case()
+    assert case.strategy(**case.settings).settings.model_dump()["student_tap"] == "features.1"
+    _run(Tests, "loss_is_finite")
+
+
+def test_an_expected_failure_is_known_and_must_fail() -> None:
+    class Tests(StrategyTests):
+        strategy = broken.SaysNothing
+        expected_failures = {  # noqa: RUF012
+            "settings_are_described": "its one setting speaks for itself",
+            "settings_refuse_extras": "this one passes",
+        }
+
+    with pytest.raises(pytest.xfail.Exception, match="speaks for itself"):
+        _run(Tests, "settings_are_described")
+    with pytest.raises(pytest.fail.Exception, match="take it out of expected_failures"):
+        _run(Tests, "settings_refuse_extras")
+
+
+def test_a_misspelt_option_is_an_error_where_the_class_is_defined() -> None:
+    with pytest.raises(ConfigError, match="unknown option 'seting'; did you mean 'settings'"):
+        type("Tests", (StrategyTests,), {"strategy": broken.Sound, "seting": {}})
+    with pytest.raises(ConfigError, match="did you mean 'expected_failures'"):
+        type("Tests", (StrategyTests,), {"strategy": broken.Sound, "expected_failure": {}})
+
+
+def test_an_unknown_check_is_not_expected_to_fail() -> None:
+    options = {"strategy": broken.Sound, "expected_failures": {"loss_is_finit": "a slip"}}
+    with pytest.raises(ConfigError, match="unknown check 'loss_is_finit'; did you mean"):
+        type("Tests", (StrategyTests,), options)
+
+
+def test_a_test_class_must_say_what_it_tests() -> None:
+    with pytest.raises(ConfigError, match="Tests: set strategy"):
+        type("Tests", (StrategyTests,), {})
+
+
+def test_a_test_class_may_hold_tests_of_its_own() -> None:
+    class Tests(StrategyTests):
+        strategy = broken.Sound
+
+        def test_more(self) -> None: ...
+
+        def _helps(self) -> None: ...
+
+    assert issubclass(Tests, StrategyTests)
