@@ -175,8 +175,8 @@ class State(Mapping[str, Tensor]):
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        self._versions = self._current_versions()
         self._writes: list[tuple[str, Tensor, Tensor | None]] = []
-        self._versions: dict[str, int] = {}
         self._rows = dict.fromkeys(self._tensors, 0)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -221,8 +221,8 @@ class State(Mapping[str, Tensor]):
         Raises:
             StrategyError: a tensor was changed in place, which micro-batches would have seen.
         """
-        for name, tensor in self._tensors.items():
-            if self._versions.setdefault(name, tensor._version) != tensor._version:
+        for name, version in self._current_versions().items():
+            if version != self._versions[name]:
                 raise StrategyError(
                     f"state {name!r} was changed in place; hand it back: state.write({name!r}, ...)"
                 )
@@ -236,7 +236,11 @@ class State(Mapping[str, Tensor]):
                 self._tensors[name][torch.tensor(rows, dtype=torch.int64, device=device)] = value[
                     torch.tensor(positions, dtype=torch.int64, device=device)
                 ]
+        self._versions = self._current_versions()
         self.discard()
+
+    def _current_versions(self) -> dict[str, int]:
+        return {name: tensor._version for name, tensor in self._tensors.items()}
 
     def discard(self) -> None:
         """Forget the writes since the last commit: their step was not taken."""
@@ -249,6 +253,7 @@ class State(Mapping[str, Tensor]):
             name: tensor.to(device, precision if tensor.is_floating_point() else None)
             for name, tensor in self._tensors.items()
         }
+        self._versions = self._current_versions()
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace the memory by what was saved from one of the same names and shapes."""
@@ -266,4 +271,5 @@ class State(Mapping[str, Tensor]):
             name: tensor.detach().to(self._tensors[name], copy=True)
             for name, tensor in tensors.items()
         }
+        self._versions = self._current_versions()
         self.discard()

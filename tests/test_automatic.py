@@ -204,6 +204,23 @@ class TestSmallModels:
             with pytest.raises(TapError, match="cannot tell"):
                 find(kind, _traced(model, 3, 8, 8))
 
+    def test_what_extracts_features_itself_is_no_head_though_it_returns_the_logits(self) -> None:
+        trunk = [nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4 * 4, 10)]
+        model = nn.Sequential(OrderedDict(stem=nn.Conv2d(3, 8, 3), trunk=nn.Sequential(*trunk)))
+        assert _found("embedding", _traced(model, 3, 8, 8)) == ["trunk.3:input"]
+
+    def test_what_is_given_the_models_input_is_no_head_though_others_ran_before(self) -> None:
+        class Beside(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.gate = nn.Linear(48, 1)
+                self.mlp = _mlp()[1:]
+
+            def forward(self, x: Tensor) -> dict[str, Tensor]:
+                return {"gate": self.gate(x), "logits": self.mlp(x)}
+
+        assert _found("embedding", _traced(Beside(), 48)) == ["mlp.2:input"]
+
     def test_a_body_whose_layers_run_twice_is_still_a_body(self) -> None:
         class Twice(nn.Module):
             def __init__(self) -> None:

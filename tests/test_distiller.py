@@ -625,7 +625,7 @@ class TestMemory:
 
     def test_a_method_that_asks_for_indices_is_not_given_invented_ones(self) -> None:
         distiller = _distiller(Memory)
-        with pytest.raises(UserError, match=r"strategy 'memory' remembers samples: pass indices="):
+        with pytest.raises(UserError, match=r"strategy 'memory' asks for indices: pass indices="):
             distiller(_inputs())
         _distiller(Match)(_inputs())  # who does not ask needs none
 
@@ -688,8 +688,8 @@ WRONG: list[tuple[str, Callable[[Tensor], Any]]] = [
     (r"is \[3\]; return one value", lambda logits: logits.mean(0)),
     (r"the loss 'returns' has no gradient; it must depend", lambda _: torch.ones(SAMPLES)),
     (r"has no gradient", lambda logits: logits.detach().mean()),
-    (r"the loss 'returns' is float, not a floating tensor", lambda logits: logits.mean().item()),
-    (r"is torch\.int64, not a floating tensor", lambda logits: logits.argmax(1)),
+    (r"the loss 'returns' is float; return a floating tensor", lambda logits: logits.mean().item()),
+    (r"is torch\.int64; return a floating tensor", lambda logits: logits.argmax(1)),
     (r"returned an empty mapping", lambda _: {}),
     (r"compute_auxiliary_loss returned nothing", lambda _: None),
     (

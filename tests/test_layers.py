@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import kdcore
+import kdcore.errors
 import kdcore.testing
 
 ROOT = Path(__file__).parents[1]
@@ -227,7 +228,11 @@ def test_a_plugin_imports_of_kdcore_only_what_it_exports_and_no_other_plugin(plu
     for path in files:
         exported = {"kdcore": kdcore.__all__}
         if path.is_relative_to(plugin / "tests"):
+            # Tests run the kit, and name the errors that they expect.
             exported["kdcore.testing"] = kdcore.testing.__all__
+            exported["kdcore.errors"] = [
+                name for name in vars(kdcore.errors) if name.endswith("Error")
+            ]
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 for alias in node.names:

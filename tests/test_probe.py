@@ -63,7 +63,7 @@ def _hooks(model: nn.Module) -> int:
 
 
 def _visit(kind: str, model: nn.Module) -> object:
-    return trace(model, X, "teacher") if kind == "trace" else _probe(model)
+    return trace(model, X, "teacher") if kind == "trace" else _probe(model, ":input")
 
 
 class TestTrace:

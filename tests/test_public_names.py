@@ -89,6 +89,12 @@ def test_listing_the_strategies_imports_nothing_heavy_and_no_strategy() -> None:
     assert not [name for name in loaded if name.startswith("kdcore_")]
 
 
-def test_a_name_that_needs_pytorch_imports_it_when_it_is_used() -> None:
-    assert "torch" in _loaded_by("from kdcore import Distiller")
-    assert "torch" not in _loaded_by("from kdcore import KdcoreError")
+def test_a_name_that_needs_pytorch_imports_it_when_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch.py").write_text("raise RuntimeError('PyTorch was imported')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert "kdcore.errors" in _loaded_by("from kdcore import KdcoreError")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        _loaded_by("from kdcore import Distiller")
+    assert "PyTorch was imported" in caught.value.stderr

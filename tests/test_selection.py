@@ -66,7 +66,7 @@ def test_an_entry_may_be_the_name_of_an_installed_strategy(install: Install) -> 
 
 def test_an_entry_may_hold_weight_label_teacher_and_settings(install: Install) -> None:
     source = {
-        "kd_one": "from pydantic import Field\nfrom kdcore import *\n"
+        "kd_one": "from pydantic import Field\nfrom kdcore import Strategy, StrategySettings\n"
         "class Method(Strategy):\n class Settings(StrategySettings):\n"
         "  temperature: float = Field(2.0, gt=0)"
     }
@@ -229,10 +229,16 @@ def test_all_teachers_get_an_instance_each_and_share_the_weight() -> None:
 def test_a_wrong_setting_is_told_with_the_label_of_its_entry(install: Install) -> None:
     install("kd-one", {"one": "kd_one:Method"})
     message = _refused({"name": "one", "label": "hot", "temperature": 3})
-    assert message == "strategy 'hot': unknown key 'temperature' (there is none)"
-    assert "Method: temperature: input should be greater than 0 (got -3)" in _refused(
-        {"name": Method, "temperature": -3}
+    assert message.startswith("strategy 'hot': unknown key 'temperature'")
+    assert _refused({"name": Method, "label": "cold", "temperature": -3}) == (
+        "strategy 'cold': temperature: input should be greater than 0 (got -3)"
     )
+
+
+def test_for_a_misspelt_key_of_an_entry_its_own_keys_are_offered_too(install: Install) -> None:
+    install("kd-one", {"one": "kd_one:Method"})
+    message = _refused({"name": "one", "wieght": 3})
+    assert "unknown key 'wieght'; did you mean 'weight'?" in message
 
 
 def test_an_entry_without_a_name_is_refused() -> None:
@@ -253,7 +259,10 @@ def test_an_unknown_strategy_is_refused_with_how_to_install_it() -> None:
         ("Method = 5", "is int 5, not a subclass"),
         ("def Method(): ...", "is function <function Method"),
         ("class Method: ...", "is type <class 'kd_odd.Method'>, not a subclass"),
-        ("from kdcore import *\nclass M(Strategy): ...\nMethod = M()", "is M M(), not a subclass"),
+        (
+            "from kdcore import Strategy\nclass M(Strategy): ...\nMethod = M()",
+            "is M M(), not a subclass",
+        ),
         ("import kdcore as Method", "is module <module 'kdcore'"),
         ("Method = '\\x1b[2J\\n'", r"is str '\x1b[2J\n', not"),
         (
@@ -274,14 +283,16 @@ def test_an_entry_point_that_is_no_strategy_class_is_refused_with_what_it_is(
 
 
 def test_a_strategy_for_another_version_of_the_contract_is_refused(install: Install) -> None:
-    source = {"kd_old": "from kdcore import *\nclass Method(Strategy): api_version = 99"}
+    source = {"kd_old": "from kdcore import Strategy\nclass Method(Strategy): api_version = 99"}
     install("kd-old", {"old": "kd_old:Method"}, source=source)
     with pytest.raises(CatalogError, match=r"'old' \(kd-old 1.0\) is written for API 99, this"):
         load_strategy("old", Catalog())
 
 
 def test_a_class_that_breaks_the_contract_is_told_with_its_distribution(install: Install) -> None:
-    source = {"kd_bad": "from kdcore import *\nclass Method(Strategy):\n def __init__(self): ..."}
+    source = {
+        "kd_bad": "from kdcore import Strategy\nclass Method(Strategy):\n def __init__(self): ..."
+    }
     install("kd-bad", {"bad": "kd_bad:Method"}, source=source)
     with pytest.raises(CatalogError, match=r"'bad' \(kd-bad 1.0\) .*Method has its own __init__"):
         select(["bad"], ["teacher"])

@@ -88,11 +88,11 @@ def run_all(checks: Iterable[Check], case: Case) -> list[CheckResult]:
 def _run(check: Check, case: Case, known: dict[str, CheckResult]) -> CheckResult:
     if check.name not in known:
         needed = None if check.needs is None else _run(check.needs, case, known)
-        known[check.name] = (
-            _result(check, case)
-            if needed is None or needed.passed
-            else CheckResult(check, "skipped", f"{needed.name} {needed.outcome}")
-        )
+        if needed is None or needed.passed:
+            known[check.name] = _result(check, case)
+        else:
+            reason = f"{needed.name} failed" if needed.failed else needed.reason
+            known[check.name] = CheckResult(check, "skipped", reason)
     return known[check.name]
 
 

@@ -24,6 +24,14 @@ GRADIENT = Check(
     SHAPE,
 )
 
+MEMORY = Check(
+    "memory_waits_for_the_step",
+    "State is the same for all parts of an optimizer step.",
+    "Write it with state.write(name, value, at=rows), never in place.",
+    training.memory_waits_for_the_step,
+    GRADIENT,
+)
+
 CHECKS = (
     Check(
         "settings_refuse_extras",
@@ -82,60 +90,54 @@ CHECKS = (
         loss.parts_add_up_to_the_batch,
         GRADIENT,
     ),
+    MEMORY,
     Check(
         "teacher_is_untouched",
         "The teacher's weights, mode and gradients are as before.",
         "Use of the teacher what the hooks are given, and nothing of the model.",
         training.teacher_is_untouched,
-        GRADIENT,
+        MEMORY,
     ),
     Check(
         "equal_seeds_give_equal_values",
         "Two runs of equal seeds have equal losses.",
         "Draw random numbers from the argument `generator`, and remember nothing outside `state`.",
         training.equal_seeds_give_equal_values,
-        GRADIENT,
+        MEMORY,
     ),
     Check(
         "random_stream_is_left_alone",
         "No hook draws from the global random stream, which is the student's.",
         "Build modules in adapt_shapes, and draw from the argument `generator`.",
         training.random_stream_is_left_alone,
-        GRADIENT,
+        MEMORY,
     ),
     Check(
         "a_resumed_run_goes_on_alike",
         "A run that was saved and loaded continues bit for bit.",
         "Keep memory in Adapters.state or in buffers, never in a class, module or closure.",
         training.a_resumed_run_goes_on_alike,
-        GRADIENT,
-    ),
-    Check(
-        "memory_waits_for_the_step",
-        "State is the same for all parts of an optimizer step.",
-        "Write it with state.write(name, value, at=rows), never in place.",
-        training.memory_waits_for_the_step,
-        GRADIENT,
+        MEMORY,
     ),
     Check(
         "instances_do_not_interfere",
         "Two instances in a run have the losses that each has alone.",
         "Keep nothing on the class, and change no feature in place.",
         training.instances_do_not_interfere,
-        GRADIENT,
+        MEMORY,
     ),
     Check(
         "total_is_the_weighted_sum",
         "Beside another strategy both losses are as alone, and the total is their weighted sum.",
         "Change neither logits nor features in place.",
         training.total_is_the_weighted_sum,
-        GRADIENT,
+        MEMORY,
     ),
     Check(
         "models_leave_clean",
         "A closed run leaves no hooks and no modules on student and teacher.",
         "Say in extract_features what you need; set no hooks yourself.",
         training.models_leave_clean,
-        GRADIENT,
+        MEMORY,
     ),
 )
