@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kdcore.adapters import Resize as Resize
     from kdcore.adapters import pool_to_narrower as pool_to_narrower
     from kdcore.adapters import regressor as regressor
+    from kdcore.adapters import require_maps as require_maps
     from kdcore.api import Result as Result
     from kdcore.api import distill as distill
     from kdcore.distiller import Distiller as Distiller
@@ -38,7 +39,14 @@ if TYPE_CHECKING:
     from kdcore.strategy import auto as auto
 
 _HOMES = {
-    "adapters": ("AveragePool", "Flatten", "Resize", "pool_to_narrower", "regressor"),
+    "adapters": (
+        "AveragePool",
+        "Flatten",
+        "Resize",
+        "pool_to_narrower",
+        "regressor",
+        "require_maps",
+    ),
     "api": ("Result", "distill"),
     "distiller": ("Distiller", "Losses"),
     "errors": ("KdcoreError",),

@@ -133,6 +133,23 @@ def regressor(
     return layer if same else nn.Sequential(layer, Resize(*size))
 
 
+def require_maps(*shapes: torch.Size) -> None:
+    """Refuse activations that are no feature maps.
+
+    Args:
+        shapes: as `adapt_shapes` is given them.
+
+    Raises:
+        TapError: one is not ``[batch, channels, height, width]``.
+    """
+    for shape in shapes:
+        if len(shape) != 4:
+            raise TapError(
+                f"needs feature maps [batch, channels, height, width], a tap gives {list(shape)}; "
+                "choose other taps"
+            )
+
+
 def pool_to_narrower(student: torch.Size, teacher: torch.Size) -> tuple[FixedAdapter, FixedAdapter]:
     """Build the pair of adapters that flatten both activations and pool the wider of them.
 

@@ -1,6 +1,7 @@
 """Random numbers that depend on what they are for, and on nothing that was drawn before.
 
-Every stream is named: the seed of the run and the purpose give the seed of the stream.
+A stream is named: the seed of the run and the purpose give the seed of the stream. Initial weights
+and dropout alone draw from the global one, which starts from the run's seed.
 """
 
 import hashlib

@@ -219,7 +219,7 @@ class TestSmallModels:
             def forward(self, x: Tensor) -> dict[str, Tensor]:
                 return {"gate": self.gate(x), "logits": self.mlp(x)}
 
-        assert _found("embedding", _traced(Beside(), 48)) == ["mlp.2:input"]
+        assert _found("embedding", _traced(Beside(), 48)) == ["mlp.3:input"]
 
     def test_a_body_whose_layers_run_twice_is_still_a_body(self) -> None:
         class Twice(nn.Module):
