@@ -11,12 +11,15 @@ from torch.utils.data import TensorDataset
 
 from kdcore.cache import cache_for
 from kdcore.data.source import DatasetSource, Samples, Source
-from kdcore.devices import find_device
+from kdcore.devices import device_of, find_device
 from kdcore.distiller import Distiller
 from kdcore.errors import ConfigError, DataError
 from kdcore.experiment import TrainConfig
+from kdcore.nested import to_device
+from kdcore.probe import evaluating
 from kdcore.selection import Entry
 from kdcore.signals import Setup
+from kdcore.taps import logits_of, run_model
 from kdcore.tasks import UNLABELLED, Classification
 from kdcore.trainer import History, Observer, train
 from kdcore.validation import describe_validation
@@ -84,11 +87,15 @@ def distill(
     source = _source(train_data, "train_data")
     test = _source(eval_data, "eval_data")
     validation = None if validation_data is None else _source(validation_data, "validation_data")
-    if not bool((test.targets != UNLABELLED).any()):
-        raise DataError("eval_data has no labels to measure accuracy on")
+    for name, measured in (("eval_data", test), ("validation_data", validation)):
+        if measured and not bool((measured.targets != UNLABELLED).any()):
+            raise DataError(f"{name} has no labels to measure accuracy on")
     task = Classification(config.label_smoothing)
     sample = source.batch(torch.arange(min(2, len(source))))
     place = find_device(device)
+    with evaluating(student):
+        logits = logits_of(run_model(student, to_device(sample.inputs, device_of(student))))
+    classes = 0 if logits is None else logits.shape[-1]
     with Distiller(
         teacher,
         student,
@@ -101,6 +108,13 @@ def distill(
         seed=seed,
         device=place,
     ) as distiller:
+        for name, data in (
+            ("train_data", source),
+            ("eval_data", test),
+            ("validation_data", validation),
+        ):
+            if data is not None:
+                _check_targets(data, name, classes)
         cache, _ = cache_for(distiller, source, config, "auto")
         history = train(
             distiller,
@@ -115,6 +129,16 @@ def distill(
     accuracy = history.epochs[-1].accuracy
     assert accuracy is not None
     return Result(student, accuracy, history)
+
+
+def _check_targets(source: Source, name: str, classes: int) -> None:
+    wrong = (source.targets != UNLABELLED) & ((source.targets < 0) | (source.targets >= classes))
+    if bool(wrong.any()):
+        index = int(wrong.nonzero()[0])
+        raise DataError(
+            f"{name}[{index}]: the target is {int(source.targets[index])}, the student has "
+            f"{classes} classes; -100 is no label"
+        )
 
 
 def _source(data: Data, name: str) -> Source:

@@ -131,13 +131,19 @@ def assemble(
 
 
 def _check_apart(student: nn.Module, teachers: Mapping[str, nn.Module]) -> None:
-    own = {id(parameter) for parameter in student.parameters()}
+    """Refuse models that share modules or memory: training one would change the other."""
+    own = _memory(student) | {id(module) for module in student.modules()}
     for name, teacher in teachers.items():
-        if any(id(parameter) in own for parameter in teacher.parameters()):
+        if own & (_memory(teacher) | {id(module) for module in teacher.modules()}):
             raise ModelError(
-                f"student and {_where(name, teachers)} share weights: training one would change "
-                "the other; hand over a copy (copy.deepcopy)"
+                f"student and {_where(name, teachers)} share weights or modules: training one "
+                "would change the other; hand over a copy (copy.deepcopy)"
             )
+
+
+def _memory(model: nn.Module) -> set[int]:
+    tensors = (*model.parameters(), *model.buffers())
+    return {address for t in tensors if (address := t.untyped_storage().data_ptr())}
 
 
 def _where(name: str, teachers: Mapping[str, nn.Module]) -> str:

@@ -1,5 +1,6 @@
 """Experiments as files: reading TOML, overriding single keys, writing what was resolved."""
 
+import re
 import tomllib
 from collections.abc import Iterable
 from importlib.resources import files
@@ -168,12 +169,19 @@ def candidates_for(tree: Tree, text: str) -> list[Tree]:
         text: names with commas between candidates and ``+`` between strategies of one.
 
     Raises:
-        ConfigError: a name is empty.
+        ConfigError: a name is empty, or the experiment has it with different settings.
     """
     known: dict[str, Tree] = {}
+    weights: dict[str, Any] = {}
     for candidate in _tables(tree.get("candidates")):
+        weights[str(candidate.get("label"))] = candidate.get("task_weight")
         for entry in _tables(candidate.get("strategies")):
-            known.setdefault(str(entry.get("name")), entry)
+            name = str(entry.get("name"))
+            if known.setdefault(name, entry) != entry and name in re.split("[,+]", text):
+                raise ConfigError(
+                    f"--strategies {text}: the file has {name!r} with different settings; take "
+                    "out the candidates that are not wanted"
+                )
     chosen = []
     for label in text.split(","):
         names = [name.strip() for name in label.split("+")]
@@ -182,7 +190,10 @@ def candidates_for(tree: Tree, text: str) -> list[Tree]:
         entries = [dict(known.get(name, {"name": name})) for name in names]
         # A name may be ``distribution:name``, of which a label takes the second.
         bare = [name.rpartition(":")[2] for name in names]
-        chosen.append({"label": "+".join(bare), "strategies": entries})
+        candidate = {"label": "+".join(bare), "strategies": entries}
+        if weights.get(candidate["label"]) is not None:
+            candidate["task_weight"] = weights[candidate["label"]]
+        chosen.append(candidate)
     return chosen
 
 

@@ -19,7 +19,7 @@ from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ConfigError, ModelError, StrategyError, UserError
 from kdcore.part import Part, in_precision
 from kdcore.selection import Entry, agreed_task_weight, select
-from kdcore.signals import AuxiliaryLoss, Setup
+from kdcore.signals import AuxiliaryLoss, Features, Setup, State
 from kdcore.taps import Observation, logits_of
 from kdcore.tasks import Classification, Counts, Task, no_targets
 from kdcore.teacher import Signals
@@ -97,6 +97,9 @@ class Distiller(nn.Module):
         super().__init__()
         teachers = _named(teacher)
         members = select(strategies, teachers, catalog)
+        for name in teachers:
+            if not _is_used(name, members):
+                raise ConfigError(f"no strategy learns from {name!r}: name one, or leave it out")
         if task_weight is not None and not 0 <= task_weight < float("inf"):
             raise ConfigError(f"task_weight must be a number from 0, got {task_weight}")
         self.task = task or Classification()
@@ -109,7 +112,7 @@ class Distiller(nn.Module):
             teacher_sample_input = sample_input
         self._assembly = assemble(
             student,
-            {name: teachers[name] for name in teachers if _is_used(name, members)},
+            teachers,
             self._ensemble,
             (sample_input, teacher_sample_input),
             setup or Setup(),
@@ -226,14 +229,18 @@ class Distiller(nn.Module):
                 )
             indices = torch.arange(len(targets), device=targets.device)
         heard = signals[part.member.teacher]
+        heard.check_rows(len(targets), part.member.teacher)
         logits = heard.logits
         if logits is not None:
             logits = self.task.rows(in_precision(logits, part.precision), targets)
-        return self._ensemble.compute_auxiliary_loss(
+        student = part.student_features(observation.activations, rows)
+        teacher = part.teacher_features(heard.activations, logits)
+        before, waiting = _versions(student, teacher, part.state), part.state.waiting
+        loss = self._ensemble.compute_auxiliary_loss(
             part.member,
             setup=self._assembly.setup,
-            student=part.student_features(observation.activations, rows),
-            teacher=part.teacher_features(heard.activations, logits),
+            student=student,
+            teacher=teacher,
             modules=part.own_modules,
             state=part.state,
             targets=targets,
@@ -242,6 +249,14 @@ class Distiller(nn.Module):
             step=self.step,
             generator=part.generator,
         )
+        if _versions(student, teacher, part.state) != before:
+            raise StrategyError(
+                f"{part.member}: compute_auxiliary_loss changed features, logits or state in "
+                "place, which others read too; work on a copy, hand state back with state.write"
+            )
+        if not torch.is_grad_enabled():  # evaluating leaves the memory of training alone
+            part.state.discard(since=waiting)
+        return loss
 
     def _mean(
         self, member: Member, label: str, value: Tensor, here: Counts, counts: Counts
@@ -320,6 +335,12 @@ class Distiller(nn.Module):
         for part in self._parts:
             part.state.load(state["state"][part.member.label])
             part.generator.set_state(state["generators"][part.member.label])
+
+
+def _versions(student: Features, teacher: Features, state: State) -> list[int]:
+    """Return how often each tensor that a strategy is shown was changed in place."""
+    shown = [t for features in (student, teacher) for t in features.tensors()]
+    return [t._version for t in (*shown, *state.values()) if not t.is_inference()]
 
 
 def _release(assembly: Assembly) -> None:

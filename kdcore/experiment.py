@@ -33,6 +33,15 @@ class Section(BaseModel):
         extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, values: Any) -> Any:
+        for key, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(value, bool) and field and "bool" not in str(field.annotation):
+                raise ValueError(f"{key}: {str(value).lower()} is no value for it")
+        return values
+
 
 class DataConfig(Section):
     """Where the images come from, how they are split, and which labels the student may see."""
@@ -68,6 +77,11 @@ class DataConfig(Section):
     skip_unreadable: bool = Field(
         False, description="leave out images that cannot be read, and list them, instead of failing"
     )
+
+    @field_validator("root")
+    @classmethod
+    def _absolute(cls, root: Path | None) -> Path | None:
+        return None if root is None else root.expanduser().absolute()
 
     @field_validator("group_by")
     @classmethod
@@ -105,6 +119,11 @@ class ModelConfig(Section):
     std: tuple[Positive, Positive, Positive] = Field(
         (0.229, 0.224, 0.225), description="each channel is divided by it afterwards"
     )
+
+    @field_validator("weights")
+    @classmethod
+    def _absolute(cls, weights: Path | None) -> Path | None:
+        return None if weights is None else weights.expanduser().absolute()
 
 
 class TrainConfig(Section):

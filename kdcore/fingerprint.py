@@ -25,7 +25,7 @@ def digest_of(weights: Mapping[str, Tensor]) -> str:
 
 
 def fingerprint_of(model: nn.Module, size: int) -> str:
-    """Return the hash of a model: its weights, its modules, and what it makes of fixed images.
+    """Return the hash of a model: weights, modules, their source, what it makes of fixed images.
 
     Args:
         model: the model; its mode is put back.
@@ -35,7 +35,8 @@ def fingerprint_of(model: nn.Module, size: int) -> str:
     with evaluating(model):
         logits = logits_of(run_model(model, images.to(device_of(model))))
     given = {} if logits is None else {"output": logits}
-    parts = (digest_of(model.state_dict()), repr(model), digest_of(given))
+    code = sorted({source_of(type(module)) for module in model.modules()})
+    parts = (digest_of(model.state_dict()), repr(model), digest_of(given), *code)
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 

@@ -1,5 +1,6 @@
 """One training as a thing to be done: what it is called, where its files are, what it came to."""
 
+import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -76,6 +77,8 @@ class Job:
         saved = read_json(self.folder / RESULT)
         if not isinstance(saved, dict) or saved.pop("key", None) != self.key:
             return None
+        if saved.pop("weights", None) != self._weights():
+            return None
         moved = {"epochs": tuple(saved["epochs"]), "folder": str(self.folder), "kept": True}
         return RunResult(**{**saved, **moved})
 
@@ -94,5 +97,11 @@ class Job:
             best_accuracy,
             str(self.folder),
         )
-        write_json(self.folder / RESULT, {"key": self.key, **asdict(result)})
+        facts = {"key": self.key, "weights": self._weights(), **asdict(result)}
+        write_json(self.folder / RESULT, facts)
         return result
+
+    def _weights(self) -> dict[str, str]:
+        """Return the hash of each file of weights."""
+        files = sorted(self.folder.glob("*.safetensors"))
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

@@ -18,10 +18,11 @@ from kdcore.configfile import as_toml
 from kdcore.data.prepared import PreparedData, prepare_data
 from kdcore.devices import find_device
 from kdcore.distiller import Distiller
+from kdcore.errors import ModelError
 from kdcore.evaluation import evaluate
 from kdcore.experiment import Experiment, StrategyConfig, TrainConfig
 from kdcore.files import load_weights, make_folder, save_weights, write_bytes
-from kdcore.fingerprint import fingerprint_of, fingerprint_of_facts, source_of
+from kdcore.fingerprint import digest_of, fingerprint_of, fingerprint_of_facts, source_of
 from kdcore.job import (
     BEST_WEIGHTS,
     CONFIG,
@@ -81,6 +82,7 @@ class RunContext:
         wrappers = Catalog(WRAPPERS)
         self.wrappers = {name: wrappers.load(name)[0] for name in experiment.wrappers}
         self.data: PreparedData = prepare_data(experiment)
+        self._starts: dict[int, str] = {}
 
     @property
     def classes(self) -> int:
@@ -95,7 +97,14 @@ class RunContext:
         """Build the student with the initial weights of a seed, the same for every run."""
         torch.manual_seed(seed)
         size = self.data.student_preprocess.size
-        return build_model(self.experiment.student, self.classes, size, "student")
+        student = build_model(self.experiment.student, self.classes, size, "student")
+        start = digest_of(student.state_dict())
+        if self._starts.setdefault(seed, start) != start:
+            raise ModelError(
+                f"student {self.experiment.student.model!r} began with other weights than before: "
+                "return a new model each time, and draw its weights from torch's random stream"
+            )
+        return student
 
     def new_teacher(self, seed: int) -> nn.Module:
         """Build the teacher, with its weights where the experiment names a file."""

@@ -55,6 +55,10 @@ def select(
                 f"two strategies are called {label!r}; give one of them a label: "
                 f'{{ name = "{label}", label = "{label}2" }}'
             )
+        if label in ("task", "total"):
+            raise ConfigError(
+                f"no strategy can be called {label!r}: that is a loss of kdcore's own"
+            )
         if "." in label or hasattr(nn.ModuleDict, label):
             raise ConfigError(
                 f"no strategy can be called {label!r}, PyTorch has a use for it; give it a label"

@@ -47,6 +47,11 @@ class ByRole(Mapping[str, T], Generic[T]):
             raise StrategyError(unknown("role", role, self._roles) + remedy)
         return self._roles[role]
 
+    def tensors(self) -> list[T]:
+        """Return every value, that of the logits included where there is one."""
+        values = [value for role in self._roles.values() for value in role]
+        return values if self._logits is None else [*values, self._logits]
+
     @property
     def logits(self) -> T:
         """The model's predictions before softmax, ``[rows, classes]``."""
@@ -242,10 +247,17 @@ class State(Mapping[str, Tensor]):
     def _current_versions(self) -> dict[str, int]:
         return {name: tensor._version for name, tensor in self._tensors.items()}
 
-    def discard(self) -> None:
-        """Forget the writes since the last commit: their step was not taken."""
-        self._writes.clear()
+    @property
+    def waiting(self) -> int:
+        """How many writes wait to be committed."""
+        return len(self._writes)
+
+    def discard(self, since: int = 0) -> None:
+        """Forget the writes that wait, but for the first so many: their step is not taken."""
+        del self._writes[since:]
         self._rows = dict.fromkeys(self._tensors, 0)
+        for name, _, at in self._writes:
+            self._rows[name] += 0 if at is None else len(at)
 
     def move(self, device: torch.device, precision: torch.dtype = torch.float32) -> None:
         """Place the memory on a device, floating-point numbers in the precision of features."""

@@ -74,6 +74,11 @@ class Recommended:
     task_weight: float = 1.0
     source: str = "no recommendation"
 
+    def __post_init__(self) -> None:
+        for value in (self.weight, self.task_weight):
+            if not 0 <= value < float("inf"):
+                raise StrategyError(f"a recommended weight must be a number from 0, not {value}")
+
 
 class Strategy:
     """One distillation method. Subclass it, nest `Settings`, implement the hooks.

@@ -223,7 +223,7 @@ class TapRecorder:
                 "is not one tensor; tap a module that runs once, such as one that contains it"
             )
         kept = tensor.clone() if address in self.keep else tensor
-        self._taken[address] = (kept, tensor, tensor._version)
+        self._taken[address] = (kept, tensor, _version(tensor))
 
     @contextmanager
     def _taking(self) -> Iterator[dict[TapAddress, tuple[Tensor, Tensor, int]]]:
@@ -253,7 +253,7 @@ class TapRecorder:
             frozenset(
                 address
                 for address, (_, tensor, version) in taken.items()
-                if tensor._version != version
+                if _version(tensor) != version
             ),
         )
 
@@ -278,3 +278,8 @@ class TapRecorder:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+
+def _version(tensor: Tensor) -> int:
+    """Return how often a tensor was changed in place; inference tensors do not count it."""
+    return 0 if tensor.is_inference() else tensor._version

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdcore.errors import DataError
 from kdcore.nested import chunks, tensors_in
 from kdcore.taps import TapAddress, TapRecorder, logits_of
 
@@ -32,6 +33,19 @@ class Signals:
             None if self.logits is None else function(self.logits),
             {address: function(tensor) for address, tensor in self.activations.items()},
         )
+
+    def check_rows(self, count: int, teacher: str) -> None:
+        """Refuse signals of another number of samples, which PyTorch might broadcast.
+
+        Raises:
+            DataError: names the numbers.
+        """
+        for tensor in (self.logits, *self.activations.values()):
+            if tensor is not None and len(tensor) != count:
+                raise DataError(
+                    f"the batch has {count} samples, {teacher} was given or tapped for "
+                    f"{len(tensor)}: its inputs must be the same samples"
+                )
 
     @classmethod
     def join(cls, parts: "list[Signals]", count: int) -> "Signals":
@@ -84,7 +98,7 @@ class FrozenTeacher:
         Raises:
             TapError: a tapped module did not run, or ran more than once.
         """
-        if self.model.training:
+        if any(module.training for module, _ in self._modes):
             self.model.eval()
         if batch_size is None:
             return self._run(inputs)
@@ -94,7 +108,9 @@ class FrozenTeacher:
     def _run(self, inputs: Any) -> Signals:
         with torch.no_grad():
             observation = self._recorder(inputs)
-        return Signals(logits_of(observation.output), observation.activations)
+        heard = Signals(logits_of(observation.output), observation.activations)
+        # A teacher may turn gradients on for itself.
+        return heard.map(Tensor.detach)
 
     def release(self) -> None:
         """Take the hooks off the model and put its mode back."""

@@ -137,6 +137,7 @@ def train(
     schedule = build_schedule(optimizer, config, order.steps)
     history = History()
     torch.manual_seed(seed)
+    modes = [(module, module.training) for module in distiller.student.modules()]
     distiller.train()
     for epoch in range(config.epochs):
         distiller.epoch = epoch
@@ -157,6 +158,7 @@ def train(
             records.append(record)
             for observer in observers:
                 observer.on_step(record)
+        _check_weights(distiller)
         seconds = time.perf_counter() - started
         accuracy = evaluate(distiller.student, test, distiller.task).accuracy if test else None
         score = evaluate(distiller.student, validation, distiller.task) if validation else None
@@ -174,6 +176,8 @@ def train(
         for observer in observers:
             observer.on_epoch(summary)
     optimizer.zero_grad()
+    for module, training in modes:
+        module.training = training
     return history
 
 
@@ -232,6 +236,16 @@ def _check(distiller: Distiller, losses: Mapping[str, float]) -> None:
                     f"strategy {name.split('.')[0]!r}: its parameter {name} has no gradient: no "
                     "loss depends on it"
                 )
+
+
+def _check_weights(distiller: Distiller) -> None:
+    """Refuse to evaluate or keep weights that a gradient has ruined."""
+    for name, tensor in distiller.state_dict(keep_vars=True).items():
+        if isinstance(tensor, Tensor) and not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteLossError(
+                f"{name} is not finite after epoch {distiller.epoch}, though every loss was: a "
+                "loss has a gradient that is not; nothing was saved"
+            )
 
 
 def _mean(records: Sequence[StepRecord], label: str) -> float:

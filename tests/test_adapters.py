@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdcore.adapters import AveragePool, FixedAdapter, Flatten, Resize, pool_to_narrower, regressor
+from kdcore.adapters import (
+    AveragePool,
+    FixedAdapter,
+    Flatten,
+    Resize,
+    pool_to_narrower,
+    regressor,
+    require_maps,
+)
 from kdcore.errors import TapError
 
 
@@ -197,6 +205,15 @@ class TestRegressor:
             regressor(_size(*student), _size(*teacher))
         assert str(list(student)) in str(raised.value)
         assert str(list(teacher)) in str(raised.value)
+
+
+class TestRequireMaps:
+    def test_maps_are_legal_and_everything_else_is_refused_with_its_shape(self) -> None:
+        require_maps(_size(2, 3, 4, 4), _size(2, 9, 8, 8))
+        for shape in ((2, 3, 4), (2, 3), (2, 3, 4, 4, 4)):
+            with pytest.raises(TapError, match="needs feature maps") as raised:
+                require_maps(_size(2, 3, 4, 4), _size(*shape))
+            assert f"a tap gives {list(shape)};" in str(raised.value)
 
 
 class TestPoolToNarrower:

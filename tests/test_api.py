@@ -4,6 +4,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import kdcore
+from kdcore.data.source import DatasetSource
 from kdcore.errors import ConfigError, DataError
 
 
@@ -93,3 +94,31 @@ def test_a_pair_of_unequal_lengths_is_refused() -> None:
         kdcore.distill(
             None, _net(6), (torch.zeros(3, 4), torch.zeros(2).long()), _data(4, 1), epochs=1
         )
+
+
+@pytest.mark.parametrize("wrong", [3, -1])
+def test_a_target_that_is_no_class_of_the_student_is_named(wrong: int) -> None:
+    inputs, targets = _data(6, 0)
+    targets[2] = wrong
+    with pytest.raises(DataError, match=rf"train_data\[2\]: the target is {wrong}, the student"):
+        kdcore.distill(None, _net(6), (inputs, targets), _data(4, 1), epochs=1)
+
+
+def test_validation_data_without_labels_is_refused() -> None:
+    nothing = torch.zeros(3, 4), torch.full((3,), -100)
+    with pytest.raises(DataError, match="validation_data has no labels"):
+        kdcore.distill(None, _net(6), _data(4, 0), _data(4, 1), epochs=1, validation_data=nothing)
+
+
+def test_what_the_data_set_returns_counts_and_not_its_raw_targets() -> None:
+    class Shifted:
+        targets = (0, 0, 0, 0)
+
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            return torch.full((4,), float(index)), 2
+
+    source = DatasetSource(Shifted(), "train_data")
+    assert source.targets.tolist() == [2] * 4

@@ -220,10 +220,13 @@ class TestApart:
         teacher.head = student.head
         return teacher
 
-    @pytest.mark.parametrize("share", ["all", "some"])
+    @pytest.mark.parametrize("share", ["all", "some", "memory"])
     def test_a_student_that_shares_weights_with_its_teacher_is_refused(self, share: str) -> None:
         student = Net()
         teacher = student if share == "all" else self._shared(student)
+        if share == "memory":
+            teacher = Net()
+            teacher.head.weight = nn.Parameter(student.head.weight.detach())
         with pytest.raises(ModelError, match=r"student and teacher share weights.*deepcopy"):
             _assemble(_member("hint"), student=student, teachers={"teacher": teacher})
         assert student.passes == _hooks(student, teacher) == 0

@@ -415,6 +415,20 @@ def test_settings_that_were_lent_are_copies() -> None:
     assert tree["candidates"][0]["strategies"] == [{"name": "a", "weight": 1}]
 
 
+def test_a_candidate_that_is_chosen_by_its_label_keeps_its_task_weight() -> None:
+    tree = _comparison("a", "b")
+    tree["candidates"][1]["task_weight"] = 0.5
+    assert configfile.candidates_for(tree, "b,a") == [tree["candidates"][1], tree["candidates"][0]]
+
+
+def test_a_name_that_the_experiment_has_with_two_settings_is_not_chosen_by_chance() -> None:
+    tree = _comparison("a", "b", "b+a")
+    tree["candidates"][0]["strategies"][0]["temperature"] = 4
+    with pytest.raises(ConfigError, match="the file has 'a' with different settings"):
+        configfile.candidates_for(tree, "b,a")
+    assert configfile.candidates_for(tree, "b") == _comparison("b")["candidates"]
+
+
 @pytest.mark.parametrize("text", ["", ",", "a,", "a,,b", "+", "a+", "a++b", " , "])
 def test_an_empty_name_is_refused_with_the_form(text: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -136,6 +136,23 @@ def test_a_value_of_data_out_of_bounds_is_refused_with_key_bound_and_value(
     assert bound in line
 
 
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [(TrainConfig, "epochs"), (TrainConfig, "lr"), (DataConfig, "limit"), (RunConfig, "seed")],
+)
+def test_true_is_no_number_unlike_in_python(kind: type[BaseModel], key: str) -> None:
+    class Plain(BaseModel):
+        epochs: int
+
+    assert Plain.model_validate({"epochs": True}).epochs == 1
+    assert f"{key}: true is no value" in _refused(kind, **{key: True})
+
+
+def test_a_key_that_may_be_true_still_can_be() -> None:
+    config = TrainConfig.model_validate({"optimizer": "sgd", "nesterov": True})
+    assert config.nesterov is True
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63, 10**30, 0.5, math.nan, "one"])
 def test_a_seed_that_is_none_is_refused(seed: object) -> None:
     assert _refused(RunConfig, seed=seed).startswith("file.toml: seed: ")
@@ -190,7 +207,9 @@ def test_teacher_and_student_have_a_model_of_their_own_by_default() -> None:
 def test_data_that_lies_in_a_folder_needs_one(name: str) -> None:
     line = _refused(DataConfig, name=name)
     assert f"data.name = {name!r} needs data.root (--root DIR)" in line
-    assert DataConfig.model_validate({"name": name, "root": "there"}).root == Path("there")
+    found = DataConfig.model_validate({"name": name, "root": "there"}).root
+    # Absolute, so that a saved experiment can be run from anywhere.
+    assert found == Path.cwd() / "there"
 
 
 def test_a_folder_for_data_that_lies_in_none_is_refused() -> None:

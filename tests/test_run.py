@@ -7,7 +7,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from kdcore.configfile import as_run, override, read_file, read_recipe
-from kdcore.errors import UserError
+from kdcore.errors import ModelError, UserError
 from kdcore.experiment import RunConfig
 from kdcore.fingerprint import digest_of, fingerprint_of
 from kdcore.job import BEST_WEIGHTS, CONFIG, METRICS, RESULT, STUDENT_WEIGHTS
@@ -178,3 +178,25 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to the output folder"):
         _context(_config(), tmp_path / "file" / "below")
+
+
+def test_a_result_whose_weights_were_changed_is_not_kept(tmp_path: Path) -> None:
+    context = _context(_config(), tmp_path)
+    first = run_student(context, 42, "student", (), 1.0, None)
+    file = Path(first.folder) / STUDENT_WEIGHTS
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    assert not run_student(context, 42, "student", (), 1.0, None).kept
+
+
+def test_a_callable_that_returns_a_trained_model_again_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    cached = LightNN(image_size=8)
+    monkeypatch.setattr("kdcore.run.build_model", lambda *_: cached)
+    context = _context(_config(), tmp_path)
+    context.new_student(42)
+    with torch.no_grad():
+        next(cached.parameters()).add_(1)
+    with pytest.raises(ModelError, match="began with other weights than before"):
+        context.new_student(42)

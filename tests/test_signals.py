@@ -40,6 +40,15 @@ class TestByRole:
         with pytest.raises(StrategyError, match="unknown role 'hnit'; did you mean 'hint'"):
             values["hnit"] if read == "item" else values.all("hnit")
 
+    def test_a_role_of_a_method_that_tapped_nothing_says_where_to_tap(self) -> None:
+        values: ByRole[int] = ByRole({}, 5)
+        with pytest.raises(StrategyError, match="return its tap from extract_features"):
+            values["hint"]
+
+    def test_all_values_are_listed_those_of_the_logits_last(self) -> None:
+        assert ByRole({"maps": (1, 2), "hint": (3,)}, 4).tensors() == [1, 2, 3, 4]
+        assert ByRole({"hint": (3,)}, None).tensors() == [3]
+
     def test_logits_are_read_where_there_are_some(self) -> None:
         assert ByRole({}, 5).logits == 5
         nothing: ByRole[int] = ByRole({}, None)
@@ -140,6 +149,52 @@ class TestState:
         state.discard()
         state.commit()
         assert _column(state) == [1.0]
+
+    def test_of_writes_that_wait_the_first_may_be_kept(self) -> None:
+        state = _state(1.0, 2.0)
+        state.write("bank", _rows(5.0), at=torch.tensor([0]))
+        assert state.waiting == 1
+        state.write("bank", _rows(6.0), at=torch.tensor([1]))
+        state.discard(since=1)
+        state.commit()
+        assert _column(state) == [5.0, 2.0]
+        assert state.waiting == 0
+
+    def test_what_is_forgotten_no_longer_waits(self) -> None:
+        at, value = torch.zeros(600_000, dtype=torch.int64), torch.zeros(600_000, 1)
+        state = _state(1.0)
+        for _ in range(3):
+            state.write("bank", value, at=at)
+            state.discard()
+        state.write("bank", value, at=at)
+        with pytest.raises(StrategyError, match="1200000 rows waiting"):
+            state.write("bank", value, at=at)
+
+    def test_memory_is_written_where_no_gradient_is_asked_for(self) -> None:
+        state = _state(1.0)
+        with torch.no_grad():
+            state.write("bank", _rows(5.0))
+        state.commit()
+        assert _column(state) == [5.0]
+
+    def test_setting_an_item_says_how_to_hand_it_back(self) -> None:
+        with pytest.raises(StrategyError, match=r"state\.write\('bank', value\), at=rows"):
+            _state(1.0)["bank"] = _rows(2.0)
+
+    def test_memory_that_was_changed_in_place_is_noticed_at_the_commit(self) -> None:
+        state = _state(1.0)
+        state["bank"].add_(1.0)
+        with pytest.raises(StrategyError, match=r"'bank' was changed in place; hand it back"):
+            state.commit()
+
+    def test_what_the_core_itself_changes_is_not_taken_for_that(self) -> None:
+        state = _state(1.0, 2.0)
+        state.write("bank", _rows(5.0), at=torch.tensor([0]))
+        state.commit()
+        state.move(torch.device("cpu"), torch.float64)
+        state.load({"bank": _rows(3.0, 4.0)})
+        state.commit()
+        assert _column(state) == [3.0, 4.0]
 
     def test_a_write_is_a_copy_of_the_memorys_type_without_gradient(self) -> None:
         state = _state(1.0)

@@ -395,6 +395,16 @@ class TestOverwritten:
         assert torch.equal(recorder(x).activations[_tap("first")], model.get_submodule("first")(x))
 
 
+class TestInference:
+    def test_a_model_is_read_where_changes_in_place_are_not_counted(self, x: Tensor) -> None:
+        model = Chain()
+        recorder = _recorder(model, "first")
+        with torch.inference_mode():
+            seen = recorder(x.clone())
+        assert seen.activations[_tap("first")].is_inference()
+        assert torch.equal(seen.activations[_tap("first")], model.first(x))
+
+
 class TestWhatCannotBeTapped:
     def test_a_module_that_runs_twice_is_refused_and_its_container_is_not(self, x: Tensor) -> None:
         act = nn.ReLU()

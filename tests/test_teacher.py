@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdcore.errors import TapError
+from kdcore.errors import DataError, TapError
 from kdcore.taps import TapAddress
 from kdcore.teacher import FrozenTeacher, Signals
 
@@ -67,6 +67,14 @@ def test_a_teacher_that_somebody_put_into_training_is_put_back_before_it_is_aske
     assert not any(_modes(model))
 
 
+def test_so_is_one_of_whose_layers_somebody_put_one_into_training() -> None:
+    model = _model()
+    teacher = _frozen(model)
+    expected = _logits(teacher.signals(X))
+    model[1].train()
+    assert torch.equal(_logits(teacher.signals(X)), expected)
+
+
 def test_its_weights_statistics_gradients_and_flags_are_left_alone() -> None:
     model = _model()
     model[0].weight.grad = torch.ones(8, 4)
@@ -86,6 +94,34 @@ def test_what_it_tells_has_no_gradient() -> None:
     heard = _frozen(_model()).signals(X)
     assert not _logits(heard).requires_grad
     assert not heard.activations[HIDDEN].requires_grad
+
+
+def test_a_teacher_that_turns_gradients_on_for_itself_tells_none() -> None:
+    class Stubborn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = _model()
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                logits: Tensor = self.model(x)
+            return logits
+
+    model = Stubborn()
+    heard = _frozen(model, TapAddress("model.1")).signals(X)
+    assert model(X).requires_grad  # the control
+    assert not _logits(heard).requires_grad
+    assert not heard.activations[TapAddress("model.1")].requires_grad
+
+
+def test_signals_of_another_number_of_samples_are_refused() -> None:
+    heard = Signals(torch.zeros(4, 3), {HIDDEN: torch.zeros(4, 8)})
+    heard.check_rows(4, "teacher")
+    Signals(None, {}).check_rows(4, "teacher")
+    with pytest.raises(DataError, match="batch has 5 samples, large was given or tapped for 4"):
+        heard.check_rows(5, "large")
+    with pytest.raises(DataError, match="tapped for 1"):
+        Signals(torch.zeros(4, 3), {HIDDEN: torch.zeros(1, 8)}).check_rows(4, "teacher")
 
 
 def test_a_tap_that_is_overwritten_is_kept_where_that_is_asked_for() -> None:

@@ -76,7 +76,7 @@ def _distiller(strategies: list[Strategy], source: DatasetSource) -> Distiller:
     torch.manual_seed(1)
     sample = source.batch(torch.arange(2)).inputs
     teacher, student = _net(8).to(sample.dtype), _net(5).to(sample.dtype)
-    return Distiller(teacher, student, strategies, sample_input=sample)
+    return Distiller(teacher if strategies else None, student, strategies, sample_input=sample)
 
 
 def _config(**values: object) -> TrainConfig:
@@ -212,3 +212,24 @@ def test_label_smoothing_and_clipping_change_the_training() -> None:
     for name, weight in start.student.state_dict().items():
         assert torch.allclose(clipped.student.state_dict()[name], weight, atol=1e-4)
         assert not torch.equal(plain.student.state_dict()[name], weight)
+
+
+class _RuinsTheGradient(Strategy):
+    @hookimpl
+    def compute_auxiliary_loss(self, student: Features) -> Tensor:
+        # The root's gradient at zero is infinite, and infinity times zero is no number.
+        return (student.logits * 0).sqrt().mean(1)
+
+
+def test_weights_that_a_finite_loss_has_ruined_end_the_run() -> None:
+    source = _source(16)
+    with pytest.raises(NonFiniteLossError, match=r"is not finite after epoch 0, though every loss"):
+        train(_distiller([_RuinsTheGradient()], source), source, _config(epochs=1), 1)
+
+
+def test_the_student_comes_back_in_the_mode_that_it_was_handed_over_in() -> None:
+    source = _source()
+    distiller = _distiller([], source)
+    distiller.student.eval()
+    train(distiller, source, _config(epochs=1), 1)
+    assert not any(module.training for module in distiller.student.modules())

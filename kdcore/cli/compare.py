@@ -82,6 +82,7 @@ def command(
     )
     configfile.override(tree, assignments or [])
     config = configfile.as_comparison(tree, str(file) if file else f"recipe {name}")
+    options.check_json(json_file)
     options.announce_imports(config.teacher.model, config.student.model)
 
     from rich.console import Console
@@ -90,7 +91,7 @@ def command(
     from kdcore.files import write_json
     from kdcore.run import RunContext
 
-    console = Console(quiet=quiet, highlight=False)
+    console = Console(quiet=quiet, highlight=False, emoji=False)
     context = RunContext(config, out or options.OUT / name, console)
     results = comparison.compare(context, config)
     report.write_report(context.out, f"kdcore compare: {name}", results)

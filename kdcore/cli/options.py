@@ -60,6 +60,16 @@ def assign(tree: dict[str, Any], values: dict[str, Any]) -> None:
             set_key(tree, key.split("."), str(value) if isinstance(value, Path) else value)
 
 
+def check_json(path: Path | None) -> None:
+    """Refuse a file that could not be written when the work is done."""
+    from kdcore.errors import UserError
+
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise UserError(
+            f"--json {path}: cannot be written: it is a folder, or its folder is missing"
+        )
+
+
 def announce_imports(*models: str) -> None:
     """Print what a model's name would import, before it is imported."""
     from kdcore.models.build import where_from

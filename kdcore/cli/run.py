@@ -25,6 +25,7 @@ def command(
     options.assign(tree, {"device": device})
     configfile.override(tree, assignments or [])
     config = configfile.as_run(tree, str(file))
+    options.check_json(json_file)
     options.announce_imports(config.teacher.model, config.student.model)
 
     from rich.console import Console
@@ -35,7 +36,7 @@ def command(
     from kdcore.job import STUDENT, STUDENT_WEIGHTS
     from kdcore.run import RunContext, run_student, run_teacher
 
-    console = Console(quiet=quiet, highlight=False)
+    console = Console(quiet=quiet, highlight=False, emoji=False)
     context = RunContext(config, out or options.OUT / file.stem, console)
     name = "+".join(entry.label or entry.name for entry in config.strategies) or STUDENT
     with context.distiller(

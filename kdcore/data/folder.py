@@ -56,6 +56,11 @@ def list_folder(root: Path) -> Listing:
         ListedFile(path, None, "train")
         for path in (_images(root / UNLABELLED_FOLDER) if UNLABELLED_FOLDER in folders else [])
     ]
+    if "unlabeled" in folders:
+        raise DataError(
+            f"{str(root / 'unlabeled')!r}: images without labels belong into "
+            f"{UNLABELLED_FOLDER!r}, spelt so; rename the folder"
+        )
     named = [name for name in folders if name != UNLABELLED_FOLDER]
     if not {"train", "test"} <= set(named):
         _refuse_half_a_layout(root, named)

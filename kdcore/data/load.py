@@ -151,7 +151,13 @@ def _split(
             classes=listing.classes,
         )
     train = [index for index, part in enumerate(parts) if part == "train"]
-    return train, [index for index, part in enumerate(parts) if part == "test"]
+    test = [index for index, part in enumerate(parts) if part == "test"]
+    if groups is not None and (both := {groups[i] for i in train} & {groups[i] for i in test}):
+        raise DataError(
+            f"data.group_by: {len(both)} groups, such as {min(both)!r}, are in both the training "
+            "and the test part that the data has; leave group_by out, or mend the parts"
+        )
+    return train, test
 
 
 def _labelled(

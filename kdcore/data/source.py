@@ -3,6 +3,7 @@
 In what order the samples come is in `order`; what is done with a batch is the trainer's.
 """
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sized
 from dataclasses import dataclass, replace
@@ -123,6 +124,11 @@ class DatasetSource(Source):
     """
 
     def __init__(self, dataset: Samples, name: str, *, same_every_epoch: bool = False) -> None:
+        if not hasattr(dataset, "__getitem__"):
+            raise DataError(
+                f"{name} is {type(dataset).__name__}, which has no samples by index: hand over the "
+                "data set itself, or a pair of tensors"
+            )
         if len(dataset) == 0:
             raise DataError(f"{name} is empty")
         self.dataset = dataset
@@ -131,11 +137,11 @@ class DatasetSource(Source):
         self.targets = torch.tensor([self._target(i) for i in range(len(dataset))])
 
     def _target(self, index: int) -> int:
-        known = getattr(self.dataset, "targets", None)
-        target = self._pair(index)[1] if known is None else known[index]
+        target = self._pair(index)[1]
         try:
-            return UNLABELLED if target is None else int(target)
-        except (TypeError, ValueError):
+            number: Any = target.item() if isinstance(target, Tensor) else target
+            return UNLABELLED if number is None else operator.index(number)
+        except (TypeError, ValueError, RuntimeError):
             raise DataError(
                 f"{self.name}[{index}]: the target is {type(target).__name__}, expected the "
                 "class as a whole number, or -100 where there is none"

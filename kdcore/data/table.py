@@ -27,7 +27,9 @@ def list_table(table: Path) -> Listing:
     """
     rows = _rows(table)
     _, header = next(rows, (1, []))
-    header = [name.strip() for name in header]
+    header = [name.strip().casefold() for name in header]
+    if doubled := sorted({name for name in header if header.count(name) > 1}):
+        raise DataError(f"{str(table)!r} has two columns {doubled[0]!r}; rename or remove one")
     if missing := [name for name in ("path", "label") if name not in header]:
         raise DataError(
             f"{str(table)!r} has no column {' and no column '.join(missing)}; its first row must "

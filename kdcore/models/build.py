@@ -105,13 +105,15 @@ def _called(name: str, classes: int, where: str) -> nn.Module:
     _add_working_folder()
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ModelError(f"{where} {name!r} cannot be imported: {error}") from None
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelError(f"{where} {name!r} cannot be imported: {reason}") from error
     function = getattr(module, attribute, None)
     if not callable(function):
         names = [key for key in vars(module) if not key.startswith("_")]
         missing = unknown("name", attribute, names)
-        raise ModelError(f"{where}: {module_name} has no such callable: {missing}")
+        file = getattr(module, "__file__", None) or "no file"
+        raise ModelError(f"{where}: {module_name} ({file}) has no such callable: {missing}")
     parameters = inspect.signature(function).parameters
     takes_classes = "num_classes" in parameters or any(
         parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()

@@ -13,7 +13,7 @@ from kdcore.distiller import Distiller, Losses
 from kdcore.hookspecs import hookimpl
 from kdcore.randomness import isolated, stream
 from kdcore.selection import load_strategy
-from kdcore.signals import AuxiliaryLoss, Setup
+from kdcore.signals import AuxiliaryLoss, Features, Setup, State
 from kdcore.strategy import Strategy
 from kdcore.tasks import UNLABELLED, Counts
 from kdcore.testing.models import CLASSES, small_student, small_teacher
@@ -86,20 +86,29 @@ class Onlooker:
     Attributes:
         returned: the last loss by the strategy's label, as the strategy returned it.
         drew: whether a strategy has drawn from its generator.
+        changed: whether a strategy has changed in place what it was shown.
     """
 
     def __init__(self) -> None:
         self.returned: dict[str, AuxiliaryLoss] = {}
         self.drew = False
+        self.changed = False
 
     @hookimpl(wrapper=True)
     def compute_auxiliary_loss(
-        self, label: str, generator: torch.Generator
+        self,
+        label: str,
+        student: Features,
+        teacher: Features,
+        state: State,
+        generator: torch.Generator,
     ) -> Generator[None, list[AuxiliaryLoss], list[AuxiliaryLoss]]:
         """Look on."""
-        before = generator.get_state()
+        shown = [*student.tensors(), *teacher.tensors(), *state.values()]
+        versions, stream_before = [t._version for t in shown], generator.get_state()
         answers = yield
-        self.drew = self.drew or not torch.equal(before, generator.get_state())
+        self.changed = self.changed or versions != [t._version for t in shown]
+        self.drew = self.drew or not torch.equal(stream_before, generator.get_state())
         for answer in answers:
             self.returned[label] = answer
         return answers

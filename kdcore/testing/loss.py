@@ -1,6 +1,7 @@
 """Checks on one call of the loss: what it returns, and where its gradient goes."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -20,6 +21,16 @@ def hooks_answer(case: Case) -> Iterator[str]:
             # An answer that is no loss is what the next check is about.
             if not trial.onlooker.returned:
                 yield str(error)
+
+
+def arguments_are_left_alone(case: Case) -> Iterator[str]:
+    """Find features, logits and memory that are changed in place."""
+    with Trial(case) as trial, torch.no_grad():
+        # The core may refuse what was changed, or the shape of what was returned.
+        with suppress(StrategyError):
+            trial.losses()
+        if trial.onlooker.changed:
+            yield "features, logits or state were changed in place"
 
 
 def loss_is_a_vector_or_a_scalar(case: Case) -> Iterator[str]:

@@ -9,12 +9,19 @@ HOOKS = Check(
     "Mark it with @hookimpl, name plain arguments out of its specification, return what it says.",
     loss.hooks_answer,
 )
+ARGUMENTS = Check(
+    "arguments_are_left_alone",
+    "The loss changes no features, logits or state in place: others read them too.",
+    "Work on a copy, and hand memory back with state.write(name, value, at=rows).",
+    loss.arguments_are_left_alone,
+    HOOKS,
+)
 SHAPE = Check(
     "loss_is_a_vector_or_a_scalar",
     "The loss is one floating value a sample, a scalar, or a mapping of names to either.",
     "Average over all dimensions but the first, for instance with .flatten(1).mean(1).",
     loss.loss_is_a_vector_or_a_scalar,
-    HOOKS,
+    ARGUMENTS,
 )
 GRADIENT = Check(
     "gradient_reaches_all_that_learns",
@@ -22,14 +29,6 @@ GRADIENT = Check(
     "Compute with the student's features undetached, and return no module that the loss ignores.",
     loss.gradient_reaches_all_that_learns,
     SHAPE,
-)
-
-MEMORY = Check(
-    "memory_waits_for_the_step",
-    "State is the same for all parts of an optimizer step.",
-    "Write it with state.write(name, value, at=rows), never in place.",
-    training.memory_waits_for_the_step,
-    GRADIENT,
 )
 
 CHECKS = (
@@ -52,6 +51,7 @@ CHECKS = (
         settings.all_are_described,
     ),
     HOOKS,
+    ARGUMENTS,
     SHAPE,
     GRADIENT,
     Check(
@@ -90,54 +90,53 @@ CHECKS = (
         loss.parts_add_up_to_the_batch,
         GRADIENT,
     ),
-    MEMORY,
     Check(
         "teacher_is_untouched",
         "The teacher's weights, mode and gradients are as before.",
         "Use of the teacher what the hooks are given, and nothing of the model.",
         training.teacher_is_untouched,
-        MEMORY,
+        GRADIENT,
     ),
     Check(
         "equal_seeds_give_equal_values",
         "Two runs of equal seeds have equal losses.",
         "Draw random numbers from the argument `generator`, and remember nothing outside `state`.",
         training.equal_seeds_give_equal_values,
-        MEMORY,
+        GRADIENT,
     ),
     Check(
         "random_stream_is_left_alone",
         "No hook draws from the global random stream, which is the student's.",
         "Build modules in adapt_shapes, and draw from the argument `generator`.",
         training.random_stream_is_left_alone,
-        MEMORY,
+        GRADIENT,
     ),
     Check(
         "a_resumed_run_goes_on_alike",
         "A run that was saved and loaded continues bit for bit.",
         "Keep memory in Adapters.state or in buffers, never in a class, module or closure.",
         training.a_resumed_run_goes_on_alike,
-        MEMORY,
+        GRADIENT,
     ),
     Check(
         "instances_do_not_interfere",
         "Two instances in a run have the losses that each has alone.",
-        "Keep nothing on the class, and change no feature in place.",
+        "Keep nothing on the class: each instance has its own settings, modules and state.",
         training.instances_do_not_interfere,
-        MEMORY,
+        GRADIENT,
     ),
     Check(
         "total_is_the_weighted_sum",
         "Beside another strategy both losses are as alone, and the total is their weighted sum.",
-        "Change neither logits nor features in place.",
+        "Let the loss depend on its arguments alone.",
         training.total_is_the_weighted_sum,
-        MEMORY,
+        GRADIENT,
     ),
     Check(
         "models_leave_clean",
         "A closed run leaves no hooks and no modules on student and teacher.",
         "Say in extract_features what you need; set no hooks yourself.",
         training.models_leave_clean,
-        MEMORY,
+        GRADIENT,
     ),
 )

@@ -1,7 +1,7 @@
 """Checks on steps of training, on several strategies in a run, and on what is left behind."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -66,17 +66,6 @@ def a_resumed_run_goes_on_alike(case: Case) -> Iterator[str]:
         yield from _differ(expected, resumed.learn(2), "a run and the same one resumed")
 
 
-def memory_waits_for_the_step(case: Case) -> Iterator[str]:
-    """Find memory that is written in place, so that a step's parts read unlike memories."""
-    with Trial(case) as trial:
-        before = {name: tensor.clone() for name, tensor in _memory(trial).items()}
-        trial.losses()
-        trial.losses(trial.batch(start=3))
-        for name, tensor in _memory(trial).items():
-            if not _equal(before[name], tensor):
-                yield f"the state {name!r} changed before the optimizer had stepped"
-
-
 def instances_do_not_interfere(case: Case) -> Iterator[str]:
     """Find what two instances of a strategy share."""
     labels = ("one", "other")
@@ -90,7 +79,7 @@ def instances_do_not_interfere(case: Case) -> Iterator[str]:
 
 
 def total_is_the_weighted_sum(case: Case) -> Iterator[str]:
-    """Find strategies that change what the strategies after them see."""
+    """Find strategies that other strategies in the run have an effect on, or the reverse."""
     company = {"name": Company, "label": "company", "weight": 0.25}
     with Trial(case) as trial:
         alone = _values(trial)
@@ -127,11 +116,6 @@ class Company(Strategy):
     def compute_auxiliary_loss(self, student: Features, teacher: Features) -> Tensor:
         """Return ``[batch]``."""
         return squared_error(student.logits, teacher.logits)
-
-
-def _memory(trial: Trial) -> Mapping[str, Tensor]:
-    memory: Mapping[str, Tensor] = trial.distiller.get_extra_state()["state"][LABEL]
-    return memory
 
 
 def _values(trial: Trial) -> dict[str, list[list[float]]]:

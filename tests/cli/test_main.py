@@ -172,7 +172,7 @@ def test_layers_shows_shapes_and_what_auto_would_tap(capsys: pytest.CaptureFixtu
         ("compare --set candidates.logits.strategies.logits.temp=2", "did you mean 'temperature'"),
         ("compare --set candidates.cosine.strategies.cosine.student_tap=feature", "'features'"),
         ("compare --device cuda:55", "there is no device 'cuda:55' here"),
-        ("compare --teacher missing.safetensors", "there is no file missing.safetensors"),
+        ("compare --teacher missing.safetensors", "missing.safetensors"),
         ("compare --labels 3", "3"),
         ("run missing.toml", "missing.toml: No such file"),
         ("strategies nothing", "unknown strategy 'nothing'"),

@@ -189,8 +189,15 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
 def test_a_group_is_the_pattern_s_group_or_the_whole_match(
     tmp_path: Path, pattern: str, group: str
 ) -> None:
-    _put(tmp_path, *(f"{part}/{c}/p00_{part}.png" for part in ("train", "test") for c in "ab"))
+    _put(tmp_path, *(f"train/{c}/p00_1.png" for c in "ab"), *(f"test/{c}/p01_1.png" for c in "ab"))
     assert _load(tmp_path, group_by=pattern).train.groups == (group, group)
+
+
+def test_a_group_on_both_sides_of_a_given_split_is_refused(tmp_path: Path) -> None:
+    _put(tmp_path, *(f"{part}/{c}/p00_{part}.png" for part in ("train", "test") for c in "ab"))
+    message = _refused(tmp_path, group_by=r"p\d+")
+    assert "'p00'" in message
+    assert "both the training and the test part" in message
 
 
 @pytest.mark.parametrize("pattern", [r"p\d", r"p(\d)?(?!x)"])

@@ -121,3 +121,13 @@ def test_a_folder_in_place_of_the_table_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
     assert "No such file or directory" in _refused(tmp_path / "gone.csv")
+
+
+def test_columns_are_found_whatever_their_case_and_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    table = tmp_path / "list.csv"
+    table.write_text("Path,LABEL,Split\na.png,cat,test\n")
+    assert list_table(table).files[0].part == "test"
+    table.write_text("path,label,Label\na.png,cat,dog\n")
+    with pytest.raises(DataError, match="has two columns 'label'"):
+        list_table(table)
