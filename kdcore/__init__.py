@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from kdcore.adapters import require_maps as require_maps
     from kdcore.api import Result as Result
     from kdcore.api import distill as distill
+    from kdcore.contract import Adapters as Adapters
+    from kdcore.contract import AuxiliaryLoss as AuxiliaryLoss
+    from kdcore.contract import Features as Features
+    from kdcore.contract import Setup as Setup
+    from kdcore.contract import Shapes as Shapes
+    from kdcore.contract import State as State
+    from kdcore.contract import Taps as Taps
     from kdcore.distiller import Distiller as Distiller
     from kdcore.distiller import Losses as Losses
     from kdcore.errors import KdcoreError as KdcoreError
@@ -25,13 +32,6 @@ if TYPE_CHECKING:
     from kdcore.losses import require_same_classes as require_same_classes
     from kdcore.losses import require_same_shape as require_same_shape
     from kdcore.losses import squared_error as squared_error
-    from kdcore.signals import Adapters as Adapters
-    from kdcore.signals import AuxiliaryLoss as AuxiliaryLoss
-    from kdcore.signals import Features as Features
-    from kdcore.signals import Setup as Setup
-    from kdcore.signals import Shapes as Shapes
-    from kdcore.signals import State as State
-    from kdcore.signals import Taps as Taps
     from kdcore.strategy import Recommended as Recommended
     from kdcore.strategy import Strategy as Strategy
     from kdcore.strategy import StrategySettings as StrategySettings
@@ -48,11 +48,11 @@ _HOMES = {
         "require_maps",
     ),
     "api": ("Result", "distill"),
+    "contract": ("Adapters", "AuxiliaryLoss", "Features", "Setup", "Shapes", "State", "Taps"),
     "distiller": ("Distiller", "Losses"),
     "errors": ("KdcoreError",),
     "hookspecs": ("hookimpl",),
     "losses": ("require_same_classes", "require_same_shape", "squared_error"),
-    "signals": ("Adapters", "AuxiliaryLoss", "Features", "Setup", "Shapes", "State", "Taps"),
     "strategy": ("Recommended", "Strategy", "StrategySettings", "Tap", "auto"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from kdcore.cache import cache_for
+from kdcore.contract import Setup
 from kdcore.data.source import DatasetSource, Samples, Source
 from kdcore.devices import device_of, find_device
 from kdcore.distiller import Distiller
@@ -18,7 +19,6 @@ from kdcore.experiment import TrainConfig
 from kdcore.nested import to_device
 from kdcore.probe import evaluating
 from kdcore.selection import Entry
-from kdcore.signals import Setup
 from kdcore.taps import logits_of, run_model
 from kdcore.tasks import UNLABELLED, Classification
 from kdcore.trainer import History, Observer, train

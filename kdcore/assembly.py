@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdcore.contract import Setup
 from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ModelError
 from kdcore.nested import to_device
 from kdcore.part import Part
 from kdcore.randomness import isolated, stream
-from kdcore.signals import Setup
 from kdcore.survey import Roles, Survey
 from kdcore.taps import TapRecorder
 from kdcore.teacher import FrozenTeacher

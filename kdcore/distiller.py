@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from kdcore.assembly import Assembly, assemble
 from kdcore.catalog import Catalog
+from kdcore.contract import AuxiliaryLoss, Features, Setup, State
 from kdcore.devices import device_of
 from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ConfigError, ModelError, StrategyError, UserError
 from kdcore.part import Part, in_precision
 from kdcore.selection import Entry, agreed_task_weight, select
-from kdcore.signals import AuxiliaryLoss, Features, Setup, State
 from kdcore.taps import Observation, logits_of
 from kdcore.tasks import Classification, Counts, Task, no_targets
 from kdcore.teacher import Signals

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.catalog import UNPACKAGED, Origin
+from kdcore.contract import Adapters, AuxiliaryLoss, Features, Setup, Shapes, State, Taps
 from kdcore.errors import KdcoreError, StrategyError, UserError, unknown
 from kdcore.hookspecs import HOOKS, PROJECT, Hooks
-from kdcore.signals import Adapters, AuxiliaryLoss, Features, Setup, Shapes, State, Taps
 from kdcore.strategy import Strategy
 
 R = TypeVar("R")

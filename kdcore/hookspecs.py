@@ -11,7 +11,7 @@ import pluggy
 import torch
 from torch import Tensor, nn
 
-from kdcore.signals import Adapters, AuxiliaryLoss, Features, Setup, Shapes, State, Taps
+from kdcore.contract import Adapters, AuxiliaryLoss, Features, Setup, Shapes, State, Taps
 
 PROJECT = "kdcore"
 

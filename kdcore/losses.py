@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from kdcore.contract import Shapes
 from kdcore.errors import ModelError, StrategyError
-from kdcore.signals import Shapes
 
 
 def squared_error(student: Tensor, teacher: Tensor) -> Tensor:

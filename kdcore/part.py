@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.adapters import FixedAdapter
+from kdcore.contract import Adapters, Features, ModuleLike, Shapes, State
 from kdcore.ensemble import Member
 from kdcore.errors import StrategyError, unknown
-from kdcore.signals import Adapters, Features, ModuleLike, Shapes, State
 from kdcore.survey import Roles
 from kdcore.taps import TapAddress
 

@@ -15,6 +15,7 @@ from torch import nn
 from kdcore.cache import cache_for
 from kdcore.catalog import WRAPPERS, Catalog, own_version
 from kdcore.configfile import as_toml
+from kdcore.contract import Setup
 from kdcore.data.prepared import PreparedData, prepare_data
 from kdcore.devices import find_device
 from kdcore.distiller import Distiller
@@ -36,7 +37,6 @@ from kdcore.job import (
 from kdcore.models.build import build_model
 from kdcore.progress import MetricsLog, TrainingDisplay
 from kdcore.resolved import resolve
-from kdcore.signals import Setup
 from kdcore.tasks import Classification, Task
 from kdcore.trainer import History, train
 

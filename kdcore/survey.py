@@ -6,10 +6,10 @@ from typing import Any
 from torch import nn
 
 from kdcore.automatic import find
+from kdcore.contract import Shapes, TapLike
 from kdcore.errors import ModelError
 from kdcore.nested import first_samples
 from kdcore.probe import PROBE_SAMPLES, Probed, Trace, probe, trace
-from kdcore.signals import Shapes, TapLike
 from kdcore.taps import TapAddress, check_exists
 
 Roles = Mapping[str, tuple[TapAddress, ...]]

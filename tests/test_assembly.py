@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.assembly import Assembly, assemble
+from kdcore.contract import Adapters, Features, Setup, Shapes, Taps
 from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ModelError, StrategyError, TapError
 from kdcore.hookspecs import hookimpl
 from kdcore.losses import squared_error
-from kdcore.signals import Adapters, Features, Setup, Shapes, Taps
 from kdcore.strategy import Strategy, StrategySettings
 
 X = torch.linspace(-1.0, 1.0, 20).reshape(5, 4)

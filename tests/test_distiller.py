@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcore.adapters import regressor
+from kdcore.contract import Adapters, AuxiliaryLoss, Features, Setup, Shapes, State, Taps
 from kdcore.distiller import Distiller, Losses
 from kdcore.errors import (
     ConfigError,
@@ -24,7 +25,6 @@ from kdcore.errors import (
 )
 from kdcore.hookspecs import hookimpl
 from kdcore.losses import squared_error
-from kdcore.signals import Adapters, AuxiliaryLoss, Features, Setup, Shapes, State, Taps
 from kdcore.strategy import Recommended, Strategy, StrategySettings
 from kdcore.tasks import UNLABELLED, Classification, Counts, Task
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from kdcore.catalog import Origin
+from kdcore.contract import Adapters, Features, Setup, Shapes, State, Taps
 from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ModelError, RunError, StrategyError, UserError
 from kdcore.hookspecs import HOOKS, PROJECT, Hooks, hookimpl
-from kdcore.signals import Adapters, Features, Setup, Shapes, State, Taps
 from kdcore.strategy import Strategy, StrategySettings
 
 ORIGIN = Origin("kd-method", "1.2")

@@ -6,9 +6,9 @@ from typing import get_type_hints
 
 import pytest
 
+from kdcore.contract import Adapters, AuxiliaryLoss, Taps
 from kdcore.ensemble import Ensemble
 from kdcore.hookspecs import HOOKS, PROJECT, Hooks, hookimpl
-from kdcore.signals import Adapters, AuxiliaryLoss, Taps
 
 
 def _parameters(hook: str) -> list[inspect.Parameter]:

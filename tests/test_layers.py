@@ -24,7 +24,7 @@ LAYERS = (
     ("kdcore.randomness", "kdcore.nested", "kdcore.statistics", "kdcore.files", "kdcore.devices"),
     ("kdcore.validation",),
     # the words of the hooks, and taps
-    ("kdcore.signals", "kdcore.taps"),
+    ("kdcore.contract", "kdcore.taps"),
     ("kdcore.hookspecs",),
     ("kdcore.strategy",),
     # what is found out about one model, and what losses are made of

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdcore.contract import Shapes
 from kdcore.errors import ModelError, StrategyError
 from kdcore.losses import require_same_classes, require_same_shape, squared_error
-from kdcore.signals import Shapes
 
 
 def _random(seed: int, *shape: int) -> Tensor:

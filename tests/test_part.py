@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.adapters import AveragePool
+from kdcore.contract import Adapters, ByRole, Features, Shapes
 from kdcore.ensemble import Member
 from kdcore.errors import StrategyError
 from kdcore.hookspecs import hookimpl
 from kdcore.part import Part, in_precision
-from kdcore.signals import Adapters, ByRole, Features, Shapes
 from kdcore.strategy import Strategy
 from kdcore.survey import Roles
 from kdcore.taps import TapAddress

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.catalog import Catalog
+from kdcore.contract import AuxiliaryLoss, Features, Setup, State
 from kdcore.distiller import Distiller, Losses
 from kdcore.hookspecs import hookimpl
 from kdcore.randomness import isolated, stream
 from kdcore.selection import load_strategy
-from kdcore.signals import AuxiliaryLoss, Features, Setup, State
 from kdcore.strategy import Strategy
 from kdcore.tasks import UNLABELLED, Counts
 from kdcore.testing.models import CLASSES, small_student, small_teacher

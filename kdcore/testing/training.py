@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdcore.contract import Features
 from kdcore.hookspecs import hookimpl
 from kdcore.losses import squared_error
-from kdcore.signals import Features
 from kdcore.strategy import Strategy
 from kdcore.testing.case import LABEL, Case, Trial
 

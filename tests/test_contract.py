@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdcore.contract import ByRole, Setup, State, Taps
 from kdcore.errors import StrategyError
-from kdcore.signals import ByRole, Setup, State, Taps
 
 
 def _state(*rows: float) -> State:
