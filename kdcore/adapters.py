@@ -96,6 +96,17 @@ class Resize(FixedAdapter):
         return F.interpolate(x, size=self.size, mode=mode, align_corners=False)
 
 
+def canonical_of(adapter: nn.Module) -> str:
+    """Return the canonical name of one of this module's own adapters, empty for any other.
+
+    What is derived from them, or only says that it is one of them, is not taken at its word:
+    what is stored under the name would be read for another's.
+    """
+    if isinstance(adapter, FixedAdapter) and type(adapter) in (Flatten, AveragePool, Resize):
+        return adapter.canonical
+    return ""
+
+
 def regressor(
     student: torch.Size, teacher: torch.Size, kernel_size: Literal[1, 3] = 3
 ) -> nn.Module:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from kdcore.cache import cache_for
+from kdcore.cache import signal_source
 from kdcore.contract import Setup
 from kdcore.data.source import DatasetSource, Samples, Source
 from kdcore.devices import device_of, find_device
@@ -115,7 +115,7 @@ def distill(
         ):
             if data is not None:
                 _check_targets(data, name, classes)
-        cache, _ = cache_for(distiller, source, config, "auto")
+        signals, _ = signal_source(distiller.teachers, source, config.micro_batch, "auto", place)
         history = train(
             distiller,
             source,
@@ -123,7 +123,7 @@ def distill(
             seed,
             test=test,
             validation=validation,
-            cache=cache,
+            signals=signals,
             observers=tuple(observers),
         )
     accuracy = history.epochs[-1].accuracy

@@ -1,10 +1,11 @@
 """The life of a run until it can learn, in the one order that works.
 
-Place the models, ask for taps, probe, build adapters, freeze the teachers, set the taps. What
-comes after, the optimizer, is the trainer's: it needs every parameter that was built here.
+`discover`: place the models, ask for taps, probe, build adapters. `arm`: freeze the teachers and
+set the taps; every stage of a run begins again there. What comes after, the optimizer, is the
+trainer's: it needs every parameter that was built here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdcore.adapters import FixedAdapter
 from kdcore.contract import Setup
 from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ModelError
 from kdcore.nested import to_device
 from kdcore.part import Part
 from kdcore.randomness import isolated, stream
+from kdcore.signals import SignalKey
 from kdcore.survey import Roles, Survey
 from kdcore.taps import TapRecorder
 from kdcore.teacher import FrozenTeacher
@@ -54,7 +57,26 @@ class Assembly:
         self.setup = self.setup.to(device)
 
 
-def assemble(
+@dataclass(frozen=True)
+class Discovery:
+    """What is known of a run once its models were seen: where its taps are, and its adapters.
+
+    Attributes:
+        student: what was found out about the student.
+        teachers: the same of the teachers, by name.
+        parts: what each strategy owns, in the order of the configuration.
+        setup: what strategies are told.
+        precision: floating-point type of adapters, features and losses.
+    """
+
+    student: Survey
+    teachers: Mapping[str, Survey]
+    parts: tuple[Part, ...]
+    setup: Setup
+    precision: torch.dtype
+
+
+def discover(
     student: nn.Module,
     teachers: Mapping[str, nn.Module],
     ensemble: Ensemble,
@@ -62,8 +84,8 @@ def assemble(
     setup: Setup,
     seed: int,
     device: torch.device,
-) -> Assembly:
-    """Set up a run.
+) -> Discovery:
+    """Place the models, ask strategies for taps, probe, and have them build their adapters.
 
     Args:
         student: the model to train.
@@ -108,26 +130,38 @@ def assemble(
         part.to(device, precision)
         part.state.move(device, precision)
         parts.append(part)
+    return Discovery(learner, surveys, tuple(parts), setup.to(device), precision)
+
+
+def arm(discovery: Discovery) -> Assembly:
+    """Freeze the teachers and set all taps; where that fails, nothing is left behind."""
+    learner, precision = discovery.student, discovery.precision
     with ExitStack() as undo:
-        recorder = TapRecorder(student, learner.wanted, learner.where, learner.keep)
+        recorder = TapRecorder(learner.model, learner.wanted, learner.where, learner.keep)
         undo.callback(recorder.remove)
         frozen = {}
-        for name, survey in surveys.items():
-            teacher = FrozenTeacher(survey.model, survey.wanted, survey.where, survey.keep)
+        for name, survey in discovery.teachers.items():
+            wanted = _wanted(name, discovery.parts)
+            teacher = FrozenTeacher(survey.model, wanted, survey.where, survey.keep, precision)
             undo.callback(teacher.release)
             frozen[name] = teacher
         undo.pop_all()
-    return Assembly(
-        tuple(parts),
-        recorder,
-        frozen,
-        setup.to(device),
-        precision,
-        {
-            name: {kind: tuple(map(str, found)) for kind, found in survey.automatic.items()}
-            for name, survey in (("student", learner), *surveys.items())
-        },
-    )
+    surveys = {"student": learner, **discovery.teachers}
+    automatic = {
+        name: {kind: tuple(map(str, found)) for kind, found in survey.automatic.items()}
+        for name, survey in surveys.items()
+    }
+    return Assembly(discovery.parts, recorder, frozen, discovery.setup, precision, automatic)
+
+
+def _wanted(teacher: str, parts: Iterable[Part]) -> dict[SignalKey, FixedAdapter | None]:
+    """Return what strategies want of one teacher, each once."""
+    return {
+        key: adapter
+        for part in parts
+        if part.member.teacher == teacher
+        for key, adapter in part.wanted().items()
+    }
 
 
 def _check_apart(student: nn.Module, teachers: Mapping[str, nn.Module]) -> None:

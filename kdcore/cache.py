@@ -1,116 +1,127 @@
-"""What the teachers say of every training sample, computed once and read by index.
+"""Where a training gets what its teachers say of a batch: asked live, or read where it is kept.
 
-A sample that is the same every epoch needs its teacher once. Nobody downstream knows whether
-signals were computed just now or read here: they are the same, bit for bit.
+A sample that is the same every epoch needs its teacher once. Both ways give the same bits.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from kdcore.data.source import Source
-from kdcore.distiller import Distiller
+from kdcore.data.source import Batch, Source
 from kdcore.errors import ConfigError
-from kdcore.experiment import TrainConfig
-from kdcore.taps import TapAddress
-from kdcore.teacher import Signals
+from kdcore.signals import Signals
+from kdcore.teacher import FrozenTeacher
 
 BUDGET_BYTES = 2 * 2**30
 """Signals are kept where those of all samples take no more than this."""
 
+Teachers = Mapping[str, FrozenTeacher]
 
-@dataclass(frozen=True)
-class TeacherCache:
-    """The signals of all samples of one source, by teacher.
 
-    Attributes:
-        signals: each tensor is ``[samples, ...]``, on the CPU.
-        device: where gathered signals are put.
+class SignalSource(Protocol):
+    """Whoever knows what teachers say of a batch."""
+
+    def signals(self, batch: Batch) -> Mapping[str, Signals]:
+        """Return what each teacher says, on the batch's device."""
+
+
+class LiveSignals:
+    """Teachers that are asked for each batch.
+
+    Args:
+        teachers: the teachers by name.
+        batch_size: samples that they are given at a time.
     """
 
-    signals: Mapping[str, Signals]
-    device: torch.device
+    def __init__(self, teachers: Teachers, batch_size: int | None = None) -> None:
+        self._teachers = teachers
+        self._batch_size = batch_size
 
-    def gather(self, indices: Tensor) -> dict[str, Signals]:
-        """Return what the teachers say of some samples.
-
-        Args:
-            indices: ``int64 [batch]``, on the CPU.
-        """
+    def signals(self, batch: Batch) -> dict[str, Signals]:
+        """Run every teacher on the batch."""
         return {
-            name: stored.map(lambda tensor: tensor[indices].to(self.device))
-            for name, stored in self.signals.items()
+            name: teacher.signals(batch.teacher_inputs, self._batch_size)
+            for name, teacher in self._teachers.items()
         }
 
 
-def cache_for(
-    distiller: Distiller, source: Source, config: TrainConfig, choice: str
-) -> tuple[TeacherCache | None, str]:
-    """Run the teachers once over all samples, where that is wanted and fits.
+@dataclass(frozen=True)
+class CachedSignals:
+    """What the teachers said of every sample of one source, read by index.
 
-    Either way the teachers are given samples in batches of one size from here on.
+    Attributes:
+        tables: by teacher; each tensor is ``[samples, ...]``.
+        device: where gathered signals are put.
+    """
+
+    tables: Mapping[str, Signals]
+    device: torch.device
+
+    def signals(self, batch: Batch) -> dict[str, Signals]:
+        """Gather what the teachers said of the batch's samples."""
+
+        def gather(tensor: Tensor) -> Tensor:
+            return tensor.index_select(0, batch.indices.to(tensor.device)).to(self.device)
+
+        return {name: table.map(gather) for name, table in self.tables.items()}
+
+
+def signal_source(
+    teachers: Teachers, source: Source, batch_size: int, choice: str, device: torch.device
+) -> tuple[SignalSource, str]:
+    """Decide how a training hears its teachers, and run them once over all samples to keep it.
 
     Args:
-        distiller: the run.
-        source: what it will learn from.
-        config: its training.
+        teachers: the teachers by name.
+        source: what will be learned from.
+        batch_size: samples that the teachers are given at a time, live or kept.
         choice: ``"auto"``, ``"memory"`` or ``"off"``.
+        device: of the training.
 
     Returns:
-        The cache, or None where the teachers run every epoch; and a line that says why.
+        The source of signals, and a line that says what was chosen and why.
 
     Raises:
         ConfigError: ``"memory"`` for samples that are not the same every epoch.
     """
-    distiller.teacher_batch = -(-config.batch_size // config.accumulate)
+    live = LiveSignals(teachers, batch_size)
     if choice == "memory" and not source.same_every_epoch:
         raise ConfigError("teacher_cache = 'memory' needs samples that are the same every epoch")
     if choice == "off":
-        return None, "the teacher runs every epoch, as asked"
+        return live, "the teacher runs every epoch, as asked"
     if not source.same_every_epoch:
-        return None, "the teacher runs every epoch: samples may differ from epoch to epoch"
-    needed = bytes_needed(distiller, source)
+        return live, "the teacher runs every epoch: samples may differ from epoch to epoch"
+    needed = bytes_needed(live, source, device)
     size = f"{needed / 2**20:,.1f} MiB"
     if choice == "auto" and needed > BUDGET_BYTES:
-        return None, f"the teacher runs every epoch: what it says takes {size}, more than is kept"
-    return build_cache(distiller, source), f"the teacher runs once, what it says is kept: {size}"
+        return live, f"the teacher runs every epoch: what it says takes {size}, more than is kept"
+    kept = keep_signals(live, source, batch_size, device)
+    return kept, f"the teacher runs once, what it says is kept: {size}"
 
 
-def bytes_needed(distiller: Distiller, source: Source) -> int:
-    """Return how many bytes the signals of all samples take, from those of one batch."""
-    sample = source.batch(torch.arange(1))
-    signals = distiller.teacher_signals(sample.to(distiller.device).teacher_inputs)
-    one = sum(
-        tensor.nbytes
-        for heard in signals.values()
-        for tensor in (heard.logits, *heard.activations.values())
-        if tensor is not None
-    )
+def bytes_needed(live: LiveSignals, source: Source, device: torch.device) -> int:
+    """Return how many bytes the signals of all samples take, from those of one."""
+    sample = source.batch(torch.arange(1)).to(device)
+    signals = live.signals(sample)
+    one = sum(tensor.nbytes for heard in signals.values() for _, tensor in heard.named())
     return one * len(source)
 
 
-def build_cache(distiller: Distiller, source: Source) -> TeacherCache:
+def keep_signals(
+    live: LiveSignals, source: Source, batch_size: int, device: torch.device
+) -> CachedSignals:
     """Run the teachers once over a source whose samples are the same every epoch."""
-    stored: dict[str, dict[TapAddress | None, Tensor]] = {}
-    for indices in torch.split(torch.arange(len(source)), distiller.teacher_batch or 128):
-        batch = source.batch(indices).to(distiller.device)
-        for name, heard in distiller.teacher_signals(batch.teacher_inputs).items():
-            tensors = stored.setdefault(name, {})
-            for key, tensor in ((None, heard.logits), *heard.activations.items()):
-                if tensor is None:
-                    continue
-                if key not in tensors:
-                    shape = (len(source), *tensor.shape[1:])
-                    tensors[key] = torch.empty(shape, dtype=tensor.dtype)
-                tensors[key][indices] = tensor.cpu()
-    return TeacherCache(
-        {
-            name: Signals(
-                tensors.get(None), {key: t for key, t in tensors.items() if key is not None}
-            )
-            for name, tensors in stored.items()
-        },
-        distiller.device,
-    )
+    tables: dict[str, Signals] = {}
+    for indices in torch.split(torch.arange(len(source)), batch_size):
+        for name, heard in live.signals(source.batch(indices).to(device)).items():
+            table = tables.setdefault(name, heard.map(lambda t: _empty(len(source), t)))
+            for (_, kept), (_, tensor) in zip(table.named(), heard.named(), strict=True):
+                kept[indices] = tensor.cpu()
+    return CachedSignals(tables, device)
+
+
+def _empty(samples: int, like: Tensor) -> Tensor:
+    return torch.empty((samples, *like.shape[1:]), dtype=like.dtype)

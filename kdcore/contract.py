@@ -235,12 +235,7 @@ class State(Mapping[str, Tensor]):
             if at is None:
                 self._tensors[name] = value
             else:
-                last = {int(row): position for position, row in enumerate(at.tolist())}
-                rows, positions = zip(*last.items(), strict=True) if last else ((), ())
-                device = value.device
-                self._tensors[name][torch.tensor(rows, dtype=torch.int64, device=device)] = value[
-                    torch.tensor(positions, dtype=torch.int64, device=device)
-                ]
+                self._tensors[name][at] = value[_last(at, len(self._tensors[name]))]
         self._versions = self._current_versions()
         self.discard()
 
@@ -285,3 +280,11 @@ class State(Mapping[str, Tensor]):
         }
         self._versions = self._current_versions()
         self.discard()
+
+
+def _last(at: Tensor, rows: int) -> Tensor:
+    """Return, for each entry of ``int64 [entries]``, the last one that writes to the same row."""
+    positions = torch.arange(len(at), device=at.device)
+    # Without a round trip to the host: a row that is written twice is written twice alike.
+    winner = torch.zeros(rows, dtype=torch.int64, device=at.device)
+    return winner.scatter_reduce(0, at, positions, "amax")[at]

@@ -6,23 +6,26 @@ strategies are told. Methods are elsewhere: the core knows none.
 
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from kdcore.assembly import Assembly, assemble
+from kdcore.answers import labelled, mean, nothing_changed
+from kdcore.assembly import Assembly, arm, discover
 from kdcore.catalog import Catalog
-from kdcore.contract import AuxiliaryLoss, Features, Setup, State
+from kdcore.contract import AuxiliaryLoss, Setup
 from kdcore.devices import device_of
 from kdcore.ensemble import Ensemble, Member
-from kdcore.errors import ConfigError, ModelError, StrategyError, UserError
-from kdcore.part import Part, in_precision
+from kdcore.errors import ConfigError, ModelError, UserError
+from kdcore.nested import in_precision
+from kdcore.part import Part
 from kdcore.selection import Entry, agreed_task_weight, select
+from kdcore.signals import Signals
 from kdcore.taps import Observation, logits_of
 from kdcore.tasks import Classification, Counts, Task, no_targets
-from kdcore.teacher import Signals
+from kdcore.teacher import FrozenTeacher
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,6 @@ class Distiller(nn.Module):
     Attributes:
         epoch: what strategies are told, from 0; set it where they depend on it.
         step: optimizer steps taken; `advance` counts them.
-        teacher_batch: samples that teachers are given at a time; as many as there are if None.
 
     Raises:
         ConfigError, CatalogError: an entry of `strategies` is wrong, or not installed.
@@ -106,18 +108,19 @@ class Distiller(nn.Module):
         self.task_weight = agreed_task_weight(members) if task_weight is None else task_weight
         self.epoch = 0
         self.step = 0
-        self.teacher_batch: int | None = None
         self._ensemble = Ensemble(members, wrappers)
         if teacher_sample_input is None:
             teacher_sample_input = sample_input
-        self._assembly = assemble(
-            student,
-            teachers,
-            self._ensemble,
-            (sample_input, teacher_sample_input),
-            setup or Setup(),
-            seed,
-            device_of(student) if device is None else torch.device(device),
+        self._assembly = arm(
+            discover(
+                student,
+                teachers,
+                self._ensemble,
+                (sample_input, teacher_sample_input),
+                setup or Setup(),
+                seed,
+                device_of(student) if device is None else torch.device(device),
+            )
         )
         self.student = student
         self.strategies = nn.ModuleDict({part.member.label: part for part in self._parts})
@@ -147,12 +150,14 @@ class Distiller(nn.Module):
         for part in self._parts:
             yield part.member, *part.describe()
 
-    def teacher_signals(self, inputs: Any) -> dict[str, Signals]:
-        """Run every teacher that a strategy is bound to on one batch, without gradients."""
-        return {
-            name: teacher.signals(inputs, self.teacher_batch)
-            for name, teacher in self._assembly.teachers.items()
-        }
+    @property
+    def teachers(self) -> Mapping[str, FrozenTeacher]:
+        """The teachers of this run, by name."""
+        return self._assembly.teachers
+
+    def teacher_signals(self, inputs: Any, batch_size: int | None = None) -> dict[str, Signals]:
+        """Run every teacher on one batch, without gradients; see `FrozenTeacher.signals`."""
+        return {name: each.signals(inputs, batch_size) for name, each in self.teachers.items()}
 
     def forward(
         self,
@@ -199,90 +204,54 @@ class Distiller(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             logits = in_precision(logits, self._assembly.precision)
             task = self.task.loss(logits, targets).sum() / counts.labelled.clamp(min=1)
-            rows = self.task.rows(logits, targets)
+            total = self.task_weight * task
             auxiliary: dict[str, Tensor] = {}
             weights: dict[str, float] = {}
+            seen = replace(observation, output=self.task.rows(logits, targets))
             for part in self._parts:
-                loss = self._auxiliary(part, observation, rows, signals, targets, indices)
-                for label, value in _labelled(part.member, loss):
-                    auxiliary[label] = self._mean(part.member, label, value, here, counts)
+                loss = self._auxiliary(part, seen, signals, targets, indices)
+                for label, value in labelled(part.member, loss):
+                    auxiliary[label] = mean(part.member, label, value, here, counts)
                     weights[label] = part.member.weight
-            total = self.task_weight * task
-            for label, value in auxiliary.items():
-                total = total + weights[label] * value
+                    total = total + weights[label] * auxiliary[label]
         return Losses(total, task, auxiliary, weights, logits.detach())
 
     def _auxiliary(
         self,
         part: Part,
-        observation: Observation,
-        rows: Tensor,
+        seen: Observation,
         signals: Mapping[str, Signals],
         targets: Tensor,
         indices: Tensor | None,
     ) -> AuxiliaryLoss:
+        member = part.member
         if indices is None:
-            if self._ensemble.wants(part.member, "indices"):
+            if self._ensemble.wants(member, "indices"):
                 raise UserError(
-                    f"strategy {part.member.label!r} asks for indices: pass indices=, each "
+                    f"strategy {member.label!r} asks for indices: pass indices=, each "
                     "sample's index in the training set"
                 )
             indices = torch.arange(len(targets), device=targets.device)
-        heard = signals[part.member.teacher]
-        heard.check_rows(len(targets), part.member.teacher)
-        logits = heard.logits
-        if logits is not None:
-            logits = self.task.rows(in_precision(logits, part.precision), targets)
-        student = part.student_features(observation.activations, rows)
-        teacher = part.teacher_features(heard.activations, logits)
-        before, waiting = _versions(student, teacher, part.state), part.state.waiting
-        loss = self._ensemble.compute_auxiliary_loss(
-            part.member,
-            setup=self._assembly.setup,
-            student=student,
-            teacher=teacher,
-            modules=part.own_modules,
-            state=part.state,
-            targets=targets,
-            indices=indices,
-            epoch=self.epoch,
-            step=self.step,
-            generator=part.generator,
-        )
-        if _versions(student, teacher, part.state) != before:
-            raise StrategyError(
-                f"{part.member}: compute_auxiliary_loss changed features, logits or state in "
-                "place, which others read too; work on a copy, hand state back with state.write"
+        heard = signals[member.teacher]
+        heard.check_rows(len(targets), member.teacher)
+        if heard.logits is not None:
+            heard = replace(heard, logits=self.task.rows(heard.logits, targets))
+        student = part.student_features(seen.activations, seen.output)
+        teacher = part.teacher_features(heard)
+        with nothing_changed(member, student, teacher, part.state):
+            return self._ensemble.compute_auxiliary_loss(
+                member,
+                setup=self._assembly.setup,
+                student=student,
+                teacher=teacher,
+                modules=part.own_modules,
+                state=part.state,
+                targets=targets,
+                indices=indices,
+                epoch=self.epoch,
+                step=self.step,
+                generator=part.generator,
             )
-        if not torch.is_grad_enabled():  # evaluating leaves the memory of training alone
-            part.state.discard(since=waiting)
-        return loss
-
-    def _mean(
-        self, member: Member, label: str, value: Tensor, here: Counts, counts: Counts
-    ) -> Tensor:
-        """Divide a strategy's loss by what the whole optimizer step holds."""
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise StrategyError(
-                f"{member}: the loss {label!r} is {kind}; return a floating tensor computed from "
-                "the student's features"
-            )
-        if torch.is_grad_enabled() and member.weight and not value.requires_grad:
-            raise StrategyError(
-                f"{member}: the loss {label!r} has no gradient; it must depend on the student"
-            )
-        if value.ndim == 0:
-            return value * (here.samples / counts.samples)
-        if value.shape == (here.samples,):
-            return value.sum() / counts.samples
-        if value.shape == (here.rows,):
-            return value.sum() / counts.rows
-        rows = "" if here.rows == here.samples else f", one a row [{here.rows}]"
-        raise StrategyError(
-            f"{member}: the loss {label!r} is {list(value.shape)}; return one value a sample "
-            f"[{here.samples}]{rows}, or a scalar"
-        )
 
     def advance(self) -> None:
         """Say that the optimizer has stepped: memory that strategies handed back takes effect.
@@ -337,12 +306,6 @@ class Distiller(nn.Module):
             part.generator.set_state(state["generators"][part.member.label])
 
 
-def _versions(student: Features, teacher: Features, state: State) -> list[int]:
-    """Return how often each tensor that a strategy is shown was changed in place."""
-    shown = [t for features in (student, teacher) for t in features.tensors()]
-    return [t._version for t in (*shown, *state.values()) if not t.is_inference()]
-
-
 def _release(assembly: Assembly) -> None:
     assembly.student.remove()
     # In reverse: one module may be two teachers, and the first of them saw the mode it was in.
@@ -360,13 +323,3 @@ def _named(teacher: nn.Module | Mapping[str, nn.Module] | None) -> Mapping[str, 
 
 def _is_used(name: str, members: Collection[Member]) -> bool:
     return any(member.teacher == name for member in members)
-
-
-def _labelled(member: Member, loss: AuxiliaryLoss) -> Iterator[tuple[str, Tensor]]:
-    if not isinstance(loss, Mapping):
-        yield member.label, loss
-        return
-    if not loss:
-        raise StrategyError(f"{member}: compute_auxiliary_loss returned an empty mapping")
-    for name, value in loss.items():
-        yield f"{member.label}.{name}", value

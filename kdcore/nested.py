@@ -59,3 +59,8 @@ def chunks(inputs: Any, size: int) -> list[Any]:
         map_tensors(inputs, lambda tensor, start=start: cut(tensor, start))  # type: ignore[misc]
         for start in range(0, count, size)
     ]
+
+
+def in_precision(tensor: Tensor, precision: torch.dtype) -> Tensor:
+    """Return a floating-point tensor in one precision, everything else as it is."""
+    return tensor.to(precision) if tensor.is_floating_point() else tensor

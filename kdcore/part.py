@@ -1,14 +1,16 @@
 """What one strategy owns in a run, and how activations become the features that it sees."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from kdcore.adapters import FixedAdapter
+from kdcore.adapters import FixedAdapter, canonical_of
 from kdcore.contract import Adapters, Features, ModuleLike, Shapes, State
 from kdcore.ensemble import Member
 from kdcore.errors import StrategyError, unknown
+from kdcore.nested import in_precision
+from kdcore.signals import SignalKey, Signals
 from kdcore.survey import Roles
 from kdcore.taps import TapAddress
 
@@ -46,40 +48,49 @@ class Part(nn.Module):
         self.shapes = shapes
         self.student_adapters = _by_role(member, adapters.student, student)
         self.teacher_adapters = _by_role(member, adapters.teacher, teacher)
+        self._signals = {role: tuple(self._keys(role)) for role in teacher}
         self.own_modules = _checked(member, adapters.modules)
         self.trained = nn.ModuleDict(self.own_modules)
         self.state = State(adapters.state)
         self.generator = generator
         self.precision = precision
 
+    def _keys(self, role: str) -> Iterator[SignalKey]:
+        for position, address in enumerate(self.teacher_taps[role]):
+            adapter = _at(self.teacher_adapters, role, position)
+            yield SignalKey(address, canonical_of(adapter) if adapter else "")
+
+    def wanted(self) -> dict[SignalKey, FixedAdapter | None]:
+        """Return what it wants of its teacher, each with the adapter that the key names."""
+        wanted: dict[SignalKey, FixedAdapter | None] = {}
+        for role, keys in self._signals.items():
+            for position, key in enumerate(keys):
+                adapter = _at(self.teacher_adapters, role, position) if key.adapter else None
+                assert adapter is None or isinstance(adapter, FixedAdapter)
+                wanted[key] = adapter
+        return wanted
+
     def student_features(
         self, activations: Mapping[TapAddress, Tensor], logits: Tensor | None
     ) -> Features:
         """Return the student's activations behind their adapters, by role."""
-        return self._features(self.student_taps, self.student_adapters, activations, logits)
-
-    def teacher_features(
-        self, activations: Mapping[TapAddress, Tensor], logits: Tensor | None
-    ) -> Features:
-        """Return its teacher's activations behind their adapters, by role."""
-        return self._features(self.teacher_taps, self.teacher_adapters, activations, logits)
-
-    def _features(
-        self,
-        taps: Roles,
-        adapters: nn.ModuleDict,
-        activations: Mapping[TapAddress, Tensor],
-        logits: Tensor | None,
-    ) -> Features:
         roles: dict[str, tuple[Tensor, ...]] = {}
-        for role, addresses in taps.items():
-            values = tuple(in_precision(activations[tap], self.precision) for tap in addresses)
-            if role in adapters:
-                modules = adapters[role]
-                assert isinstance(modules, nn.ModuleList)
-                values = tuple(m(value) for m, value in zip(modules, values, strict=True))
-            roles[role] = values
+        for role, addresses in self.student_taps.items():
+            values = [in_precision(activations[tap], self.precision) for tap in addresses]
+            roles[role] = _adapted(self.student_adapters, role, values)
         return Features(roles, logits)
+
+    def teacher_features(self, heard: Signals) -> Features:
+        """Return its teacher's activations behind their adapters, by role.
+
+        The teacher has applied those without parameters; the others run here.
+        """
+        roles: dict[str, tuple[Tensor, ...]] = {}
+        for role, keys in self._signals.items():
+            values = [heard.activations[key] for key in keys]
+            done = [bool(key.adapter) for key in keys]
+            roles[role] = _adapted(self.teacher_adapters, role, values, done)
+        return Features(roles, heard.logits)
 
     def describe(self) -> tuple[list[str], list[str]]:
         """Say, for student and teacher, what each role looks at and what stands behind it."""
@@ -90,15 +101,36 @@ class Part(nn.Module):
         )
 
 
+def _at(adapters: nn.ModuleDict, role: str, position: int) -> nn.Module | None:
+    if role not in adapters:
+        return None
+    modules = adapters[role]
+    assert isinstance(modules, nn.ModuleList)
+    return modules[position]
+
+
+def _adapted(
+    adapters: nn.ModuleDict, role: str, values: Sequence[Tensor], done: Sequence[bool] = ()
+) -> tuple[Tensor, ...]:
+    """Send values through the adapters of a role, but for those that it was done for."""
+    if role not in adapters:
+        return tuple(values)
+    modules = adapters[role]
+    assert isinstance(modules, nn.ModuleList)
+    done = done or [False] * len(values)
+    return tuple(
+        value if skip else module(value)
+        for module, value, skip in zip(modules, values, done, strict=True)
+    )
+
+
 def _described(taps: Roles, shapes: Shapes, adapters: nn.ModuleDict) -> list[str]:
     lines = []
     for role, addresses in taps.items():
         for position, address in enumerate(addresses):
             line = f"{role}: {address} {list(shapes.all(role)[position][1:])}"
-            if role in adapters:
-                modules = adapters[role]
-                assert isinstance(modules, nn.ModuleList)
-                line += f" -> {_name(modules[position])}"
+            if (adapter := _at(adapters, role, position)) is not None:
+                line += f" -> {_name(adapter)}"
             lines.append(line)
     return lines
 
@@ -138,8 +170,3 @@ def _checked(member: Member, modules: Mapping[str, nn.Module]) -> dict[str, nn.M
                 f"{member}: {name!r} cannot name a module, PyTorch has a use for it; choose another"
             )
     return dict(modules)
-
-
-def in_precision(tensor: Tensor, precision: torch.dtype) -> Tensor:
-    """Return a floating-point tensor in one precision, everything else as it is."""
-    return tensor.to(precision) if tensor.is_floating_point() else tensor

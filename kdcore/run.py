@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from kdcore.cache import cache_for
+from kdcore.cache import signal_source
 from kdcore.catalog import WRAPPERS, Catalog, own_version
 from kdcore.configfile import as_toml
 from kdcore.contract import Setup
@@ -37,6 +37,7 @@ from kdcore.job import (
 from kdcore.models.build import build_model
 from kdcore.progress import MetricsLog, TrainingDisplay
 from kdcore.resolved import resolve
+from kdcore.selection import select
 from kdcore.tasks import Classification, Task
 from kdcore.trainer import History, train
 
@@ -77,6 +78,8 @@ class RunContext:
         self.experiment = experiment
         self.console = console
         self.catalog = catalog or Catalog()
+        for strategies in experiment.strategy_lists:
+            select(strategies, (TEACHER,), self.catalog)  # what is misspelt fails at once
         self.device = find_device(experiment.device)
         self.out = make_folder(out)
         wrappers = Catalog(WRAPPERS)
@@ -255,7 +258,13 @@ def _train(
         TrainingDisplay(context.console, f"{job.name}, seed {job.seed}", config.epochs) as display,
         MetricsLog(job.folder / METRICS) as log,
     ):
-        cache, decision = cache_for(distiller, source, config, context.experiment.teacher_cache)
+        signals, decision = signal_source(
+            distiller.teachers,
+            source,
+            config.micro_batch,
+            context.experiment.teacher_cache,
+            context.device,
+        )
         if distiller.members:
             display.note(decision)
         history = train(
@@ -265,7 +274,7 @@ def _train(
             job.seed,
             test=data.teacher_test if teaches else data.test,
             validation=None if teaches else data.validation,
-            cache=cache,
+            signals=signals,
             observers=(display, log),
         )
     return history, time.perf_counter() - started

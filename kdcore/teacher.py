@@ -1,65 +1,15 @@
-"""A teacher in a run: frozen, in evaluation mode, never touched; and what it tells.
+"""A teacher in a run: frozen, in evaluation mode, never touched; it is asked here."""
 
-Nobody downstream knows whether signals were computed just now.
-"""
-
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdcore.errors import DataError
-from kdcore.nested import chunks, tensors_in
+from kdcore.adapters import FixedAdapter
+from kdcore.nested import chunks, in_precision, tensors_in
+from kdcore.signals import SignalKey, Signals
 from kdcore.taps import TapAddress, TapRecorder, logits_of
-
-
-@dataclass(frozen=True)
-class Signals:
-    """What a teacher tells of one batch.
-
-    Attributes:
-        logits: ``[batch, classes]``, None where its output holds none.
-        activations: the tapped activations, batch first, by address.
-    """
-
-    logits: Tensor | None
-    activations: Mapping[TapAddress, Tensor]
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Signals":
-        """Return the same with a function applied to each tensor."""
-        return Signals(
-            None if self.logits is None else function(self.logits),
-            {address: function(tensor) for address, tensor in self.activations.items()},
-        )
-
-    def check_rows(self, count: int, teacher: str) -> None:
-        """Refuse signals of another number of samples, which PyTorch might broadcast.
-
-        Raises:
-            DataError: names the numbers.
-        """
-        for tensor in (self.logits, *self.activations.values()):
-            if tensor is not None and len(tensor) != count:
-                raise DataError(
-                    f"the batch has {count} samples, {teacher} was given or tapped for "
-                    f"{len(tensor)}: its inputs must be the same samples"
-                )
-
-    @classmethod
-    def join(cls, parts: "list[Signals]", count: int) -> "Signals":
-        """Return the first so many samples of several batches in a row."""
-        if len(parts) == 1:
-            return parts[0].map(lambda tensor: tensor[:count])
-        logits = [part.logits for part in parts if part.logits is not None]
-        return cls(
-            torch.cat(logits)[:count] if logits else None,
-            {
-                address: torch.cat([part.activations[address] for part in parts])[:count]
-                for address in parts[0].activations
-            },
-        )
 
 
 class FrozenTeacher:
@@ -70,21 +20,25 @@ class FrozenTeacher:
 
     Args:
         model: the teacher.
-        addresses: the taps that strategies need.
+        wanted: what strategies want of it, each with the adapter that its key names.
         where: its name in errors.
         keep: taps to copy when they are taken; see `TapRecorder`.
+        precision: floating-point type of what it says.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        addresses: Collection[TapAddress],
+        wanted: Mapping[SignalKey, FixedAdapter | None],
         where: str,
         keep: Collection[TapAddress] = (),
+        precision: torch.dtype = torch.float32,
     ) -> None:
         self.model = model
+        self.wanted = dict(wanted)
+        self.precision = precision
         self._modes = [(module, module.training) for module in model.modules()]
-        self._recorder = TapRecorder(model, addresses, where, keep)
+        self._recorder = TapRecorder(model, [key.address for key in wanted], where, keep)
         model.eval()
 
     def signals(self, inputs: Any, batch_size: int | None = None) -> Signals:
@@ -108,9 +62,23 @@ class FrozenTeacher:
     def _run(self, inputs: Any) -> Signals:
         with torch.no_grad():
             observation = self._recorder(inputs)
-        heard = Signals(logits_of(observation.output), observation.activations)
-        # A teacher may turn gradients on for itself.
-        return heard.map(Tensor.detach)
+            logits = logits_of(observation.output)
+            return Signals(
+                # A teacher may turn gradients on for itself.
+                None if logits is None else in_precision(logits.detach(), self.precision),
+                {
+                    key: self._adapted(observation.activations[key.address].detach(), adapter)
+                    for key, adapter in self.wanted.items()
+                },
+            )
+
+    def _adapted(self, activation: Tensor, adapter: FixedAdapter | None) -> Tensor:
+        activation = in_precision(activation, self.precision)
+        if adapter is None:
+            return activation
+        with torch.autocast(activation.device.type, enabled=False):
+            adapted: Tensor = adapter(activation)
+        return adapted
 
     def release(self) -> None:
         """Take the hooks off the model and put its mode back."""

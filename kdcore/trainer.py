@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kdcore.cache import TeacherCache
+from kdcore.cache import LiveSignals, SignalSource
 from kdcore.data.order import Order
 from kdcore.data.source import Batch, Source
 from kdcore.distiller import Distiller, Losses
@@ -110,7 +110,7 @@ def train(
     *,
     test: Source | None = None,
     validation: Source | None = None,
-    cache: TeacherCache | None = None,
+    signals: SignalSource | None = None,
     observers: Sequence[Observer] = (),
 ) -> History:
     """Train the student of a distiller.
@@ -125,13 +125,14 @@ def train(
         seed: of order and dropout.
         test: samples to report the accuracy on after each epoch; they choose nothing.
         validation: samples to choose the best weights on.
-        cache: what the teachers say of the source's samples; they are asked if not given.
+        signals: what the teachers say of the source's samples; they are asked if not given.
         observers: told of each step and epoch.
 
     Raises:
         NonFiniteLossError: a loss became infinite or not a number; the step is not taken.
         StrategyError: a strategy failed, or has a parameter that no loss depends on.
     """
+    signals = signals or LiveSignals(distiller.teachers)
     order = Order(source.targets, config.batch_size, config.labelled_share, seed)
     optimizer = build_optimizer(distiller.parameters(), config)
     schedule = build_schedule(optimizer, config, order.steps)
@@ -145,7 +146,7 @@ def train(
         started = time.perf_counter()
         for indices in order.epoch(epoch):
             optimizer.zero_grad()
-            losses = _backward(distiller, source, indices, config.accumulate, cache)
+            losses = _backward(distiller, source, indices, config.accumulate, signals)
             _check(distiller, losses)
             clip(distiller.parameters(), config.clip_norm)
             optimizer.step()
@@ -182,20 +183,18 @@ def train(
 
 
 def _backward(
-    distiller: Distiller, source: Source, indices: Tensor, parts: int, cache: TeacherCache | None
+    distiller: Distiller, source: Source, indices: Tensor, parts: int, signals: SignalSource
 ) -> dict[str, float]:
     """Add up the gradients of one optimizer step and return its losses."""
-    shares = indices.chunk(parts)
-    batches = [source.batch(part).to(distiller.device) for part in shares]
+    batches = [source.batch(part).to(distiller.device) for part in indices.chunk(parts)]
     counts = _count(distiller, batches)
     sums: dict[str, Tensor] = {}
-    for part, batch in zip(shares, batches, strict=True):
+    for batch in batches:
         losses = distiller(
             batch.inputs,
             batch.targets,
             indices=batch.indices,
-            teacher_inputs=batch.teacher_inputs,
-            signals=cache.gather(part) if cache else None,
+            signals=signals.signals(batch),
             counts=counts,
         )
         losses.total.backward()

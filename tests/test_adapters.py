@@ -13,6 +13,7 @@ from kdcore.adapters import (
     FixedAdapter,
     Flatten,
     Resize,
+    canonical_of,
     pool_to_narrower,
     regressor,
     require_maps,
@@ -233,3 +234,16 @@ class TestPoolToNarrower:
         width = min(math.prod(student[1:]), math.prod(teacher[1:]))
         assert own(torch.zeros(student)).shape == (2, width)
         assert other(torch.zeros(teacher)).shape == (2, width)
+
+
+def test_only_kdcores_own_adapters_have_a_name_to_store_by() -> None:
+    class Louder(AveragePool):
+        pass
+
+    class Claiming(FixedAdapter):
+        canonical = "flatten"
+
+    assert canonical_of(Flatten()) == "flatten"
+    assert canonical_of(AveragePool(3)) == "flatten,average-pool:3"
+    assert canonical_of(Resize(2, 4)) == "resize:2x4"
+    assert [canonical_of(each) for each in (Louder(3), Claiming(), nn.Flatten())] == ["", "", ""]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdcore.assembly import Assembly, assemble
+from kdcore.assembly import Assembly, arm, discover
 from kdcore.contract import Adapters, Features, Setup, Shapes, Taps
 from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ModelError, StrategyError, TapError
@@ -91,7 +91,7 @@ def _assemble(
     setup: Setup | None = None,
     seed: int = 0,
 ) -> Assembly:
-    return assemble(
+    found = discover(
         student or Net(),
         {"teacher": Net(8)} if teachers is None else teachers,
         Ensemble(members),
@@ -100,6 +100,7 @@ def _assemble(
         seed,
         CPU,
     )
+    return arm(found)
 
 
 def _hooks(*models: nn.Module) -> int:

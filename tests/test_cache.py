@@ -3,10 +3,17 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from kdcore import Features, Strategy, Taps, hookimpl
-from kdcore.cache import build_cache, bytes_needed
-from kdcore.data.source import DatasetSource
+from kdcore.cache import (
+    CachedSignals,
+    LiveSignals,
+    SignalSource,
+    bytes_needed,
+    keep_signals,
+)
+from kdcore.data.source import Batch, DatasetSource
 from kdcore.distiller import Distiller
-from kdcore.taps import TapAddress
+
+CPU = torch.device("cpu")
 
 
 class _Tapping(Strategy):
@@ -26,45 +33,49 @@ def _distiller() -> tuple[Distiller, DatasetSource]:
         TensorDataset(torch.randn(11, 3), torch.zeros(11, dtype=torch.int64)), "train_data"
     )
     sample = source.batch(torch.arange(2)).inputs
-    distiller = Distiller(teacher, nn.Linear(3, 2), [_Tapping()], sample_input=sample)
-    distiller.teacher_batch = 4
-    return distiller, source
+    return Distiller(teacher, nn.Linear(3, 2), [_Tapping()], sample_input=sample), source
+
+
+def _kept(distiller: Distiller, source: DatasetSource) -> CachedSignals:
+    return keep_signals(LiveSignals(distiller.teachers, 4), source, 4, CPU)
+
+
+def _logits(source: SignalSource, batch: Batch) -> Tensor:
+    logits = source.signals(batch)["teacher"].logits
+    assert logits is not None
+    return logits
 
 
 def test_what_is_read_is_what_the_teacher_says_of_these_samples() -> None:
     distiller, source = _distiller()
-    cache = build_cache(distiller, source)
-    indices = torch.tensor([9, 2, 10])
-    read = cache.gather(indices)["teacher"]
-    live = distiller.teacher_signals(source.batch(indices).inputs)["teacher"]
-    assert read.logits is not None
-    assert live.logits is not None
-    assert torch.equal(read.logits, live.logits)
-    tap = TapAddress.parse("0")
-    assert torch.equal(read.activations[tap], live.activations[tap])
+    batch = source.batch(torch.tensor([9, 2, 10]))
+    read = _kept(distiller, source).signals(batch)["teacher"]
+    live = LiveSignals(distiller.teachers, 4).signals(batch)["teacher"]
+    assert [name for name, _ in read.named()] == ["logits", "tap 0"]
+    for (_, one), (_, other) in zip(read.named(), live.named(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_other_samples_read_other_signals() -> None:
     distiller, source = _distiller()
-    cache = build_cache(distiller, source)
-    one, other = (cache.gather(torch.tensor([i]))["teacher"].logits for i in (0, 1))
-    assert one is not None
-    assert other is not None
+    kept = _kept(distiller, source)
+    one, other = (_logits(kept, source.batch(torch.tensor([i]))) for i in (0, 1))
     assert not torch.equal(one, other)
 
 
 def test_the_size_is_known_before_anything_is_kept() -> None:
     distiller, source = _distiller()
     # 11 samples of 2 logits and 5 activations, 4 bytes each.
-    assert bytes_needed(distiller, source) == 11 * (2 + 5) * 4
+    live = LiveSignals(distiller.teachers, 4)
+    assert bytes_needed(live, source, CPU) == 11 * (2 + 5) * 4
 
 
 def test_the_teacher_runs_once_a_sample() -> None:
     distiller, source = _distiller()
-    teacher = distiller._assembly.teachers["teacher"].model
     seen: list[int] = []
+    teacher = distiller.teachers["teacher"].model
     teacher.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
-    cache = build_cache(distiller, source)
+    kept = _kept(distiller, source)
     assert seen == [4, 4, 4]
-    cache.gather(torch.arange(11))
+    kept.signals(source.batch(torch.arange(11)))
     assert seen == [4, 4, 4]

@@ -25,6 +25,7 @@ LAYERS = (
     ("kdcore.validation",),
     # the words of the hooks, and taps
     ("kdcore.contract", "kdcore.taps"),
+    ("kdcore.signals",),
     ("kdcore.hookspecs",),
     ("kdcore.strategy",),
     # what is found out about one model, and what losses are made of
@@ -39,7 +40,7 @@ LAYERS = (
     # strategies in a run
     ("kdcore.ensemble",),
     ("kdcore.selection", "kdcore.part", "kdcore.teacher"),
-    ("kdcore.assembly",),
+    ("kdcore.assembly", "kdcore.answers"),
     ("kdcore.distiller",),
     # data
     ("kdcore.data.images", "kdcore.data.folder", "kdcore.data.order"),
@@ -84,6 +85,7 @@ SHARED_WORDS = {
     ("kdcore.experiment", "cosine"): "a schedule of the learning rate",
     ("kdcore.optimizers", "cosine"): "a schedule of the learning rate",
     ("kdcore.taps", "logits"): "where a model's output keeps its logits",
+    ("kdcore.signals", "logits"): "what a teacher's logits are called among its signals",
 }
 
 # Modules whose text for people mentions a plugin; no code depends on it.

@@ -1,6 +1,6 @@
 import torch
 
-from kdcore.nested import chunks, first_samples, map_tensors, tensors_in
+from kdcore.nested import chunks, first_samples, in_precision, map_tensors, tensors_in
 
 
 def test_tensors_are_found_in_sequences_and_mappings_in_order() -> None:
@@ -29,3 +29,11 @@ def test_a_filled_chunk_keeps_its_memory_layout() -> None:
     images = torch.zeros(5, 3, 4, 4).to(memory_format=torch.channels_last)
     assert chunks(images, 3)[1].is_contiguous(memory_format=torch.channels_last)
     assert chunks(images.contiguous(), 3)[1].is_contiguous()
+
+
+def test_numbers_take_a_precision_and_tokens_stay_as_they_are() -> None:
+    tokens = torch.tensor([1, 2])
+    assert in_precision(tokens, torch.float64) is tokens
+    assert in_precision(torch.ones(2, dtype=torch.bfloat16), torch.float64).dtype == torch.float64
+    exact = torch.ones(2)
+    assert in_precision(exact, torch.float32) is exact

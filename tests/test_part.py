@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdcore.adapters import AveragePool
+from kdcore.adapters import AveragePool, Flatten
 from kdcore.contract import Adapters, ByRole, Features, Shapes
 from kdcore.ensemble import Member
 from kdcore.errors import StrategyError
 from kdcore.hookspecs import hookimpl
-from kdcore.part import Part, in_precision
+from kdcore.part import Part
+from kdcore.signals import SignalKey, Signals
 from kdcore.strategy import Strategy
 from kdcore.survey import Roles
 from kdcore.taps import TapAddress
@@ -34,6 +35,7 @@ SHAPES: Shapes = ByRole(
     torch.Size([2, 5]),
 )
 SEEN = {ONE: torch.ones(2, 4), TWO: torch.ones(2, 3)}
+HEARD = Signals(None, {SignalKey(tap): tensor for tap, tensor in SEEN.items()})
 
 
 def _part(adapters: Adapters | None = None, precision: torch.dtype = torch.float32) -> Part:
@@ -69,7 +71,7 @@ class TestFeatures:
     def test_each_model_has_its_own_adapters(self) -> None:
         part = _part(Adapters(student={"hint": Plus(1.0)}, teacher={"hint": Plus(2.0)}))
         assert torch.equal(part.student_features(SEEN, None)["hint"], torch.full((2, 4), 2.0))
-        assert torch.equal(part.teacher_features(SEEN, None)["hint"], torch.full((2, 4), 3.0))
+        assert torch.equal(part.teacher_features(HEARD)["hint"], torch.full((2, 4), 3.0))
 
     def test_a_role_of_several_taps_has_an_adapter_for_each_in_their_order(self) -> None:
         part = _part(Adapters(student={"maps": [Plus(1.0), Plus(2.0)]}))
@@ -83,18 +85,39 @@ class TestFeatures:
     def test_features_are_of_one_precision_before_the_adapters(
         self, given: torch.dtype, precision: torch.dtype
     ) -> None:
-        part = _part(Adapters(teacher={"hint": nn.Linear(4, 6)}), precision)
-        features = part.teacher_features({k: v.to(given) for k, v in SEEN.items()}, None)
+        part = _part(Adapters(student={"hint": nn.Linear(4, 6)}), precision)
+        features = part.student_features({k: v.to(given) for k, v in SEEN.items()}, None)
         assert features["hint"].shape == (2, 6)
         assert {features["hint"].dtype, features.all("maps")[1].dtype} == {precision}
+
+    def test_the_teacher_applies_what_has_no_parameters_and_the_rest_runs_here(self) -> None:
+        part = _part(Adapters(teacher={"hint": AveragePool(2), "maps": [Plus(1.0), Flatten()]}))
+        pooled = SignalKey(ONE, "flatten,average-pool:2")
+        flat = SignalKey(TWO, "flatten")
+        wanted = part.wanted()
+        assert list(wanted) == [pooled, SignalKey(ONE), flat]
+        assert isinstance(wanted[pooled], AveragePool)
+        assert wanted[SignalKey(ONE)] is None
+        heard = Signals(torch.zeros(2, 5), {pooled: torch.full((2, 2), 7.0), **HEARD.activations})
+        heard = Signals(heard.logits, {**heard.activations, flat: torch.full((2, 3), 8.0)})
+        features = part.teacher_features(heard)
+        assert features["hint"].tolist() == [[7.0, 7.0]] * 2  # not pooled again
+        assert features.all("maps")[0].tolist() == [[2.0] * 4] * 2
+        assert features.all("maps")[1].tolist() == [[8.0] * 3] * 2
+        assert features.logits.shape == (2, 5)
+
+    def test_an_adapter_that_only_says_that_it_is_kdcores_own_runs_here(self) -> None:
+        class Louder(AveragePool):
+            def forward(self, x: Tensor) -> Tensor:
+                return 2 * super().forward(x)
+
+        part = _part(Adapters(teacher={"hint": Louder(2)}))
+        assert list(part.wanted()) == [SignalKey(ONE), SignalKey(TWO, "")]
+        assert part.teacher_features(HEARD)["hint"].tolist() == [[2.0, 2.0]] * 2
 
     def test_a_layer_alone_would_not_take_the_other_precision(self) -> None:  # the control
         with pytest.raises(RuntimeError, match="same dtype"):
             nn.Linear(4, 6)(SEEN[ONE].double())
-
-    def test_what_is_no_floating_point_stays_as_it_is(self) -> None:
-        tokens = torch.tensor([1, 2])
-        assert in_precision(tokens, torch.float64) is tokens
 
 
 class TestWhatItOwns:

@@ -7,7 +7,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from kdcore.configfile import as_run, override, read_file, read_recipe
-from kdcore.errors import ModelError, UserError
+from kdcore.errors import CatalogError, DataError, ModelError, UserError
 from kdcore.experiment import RunConfig
 from kdcore.fingerprint import digest_of, fingerprint_of
 from kdcore.job import BEST_WEIGHTS, CONFIG, METRICS, RESULT, STUDENT_WEIGHTS
@@ -200,3 +200,13 @@ def test_a_callable_that_returns_a_trained_model_again_is_refused(
         next(cached.parameters()).add_(1)
     with pytest.raises(ModelError, match="began with other weights than before"):
         context.new_student(42)
+
+
+def test_a_misspelt_strategy_is_refused_before_the_data_is_read(tmp_path: Path) -> None:
+    nowhere = f"data={{name = 'folder', root = '{tmp_path / 'nowhere'}'}}"
+    with pytest.raises(DataError, match="nowhere"):  # the control
+        _context(_config(nowhere), tmp_path / "out")
+    config = _config(nowhere)
+    misspelt = config.strategies[0].model_copy(update={"name": "logist"})
+    with pytest.raises(CatalogError, match="logist"):
+        _context(config.model_copy(update={"strategies": (misspelt,)}), tmp_path / "out")

@@ -6,12 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdcore.errors import DataError, TapError
+from kdcore.adapters import AveragePool
+from kdcore.errors import TapError
+from kdcore.signals import SignalKey, Signals
 from kdcore.taps import TapAddress
-from kdcore.teacher import FrozenTeacher, Signals
+from kdcore.teacher import FrozenTeacher
 
-HIDDEN = TapAddress("1")
+HIDDEN = SignalKey(TapAddress("1"))
 X = torch.linspace(-2.0, 2.0, 40).reshape(10, 4)
+
+
+def _key(address: str, adapter: str = "") -> SignalKey:
+    return SignalKey(TapAddress.parse(address), adapter)
 
 
 def _model() -> nn.Sequential:
@@ -20,8 +26,8 @@ def _model() -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _frozen(model: nn.Module, *addresses: TapAddress) -> FrozenTeacher:
-    return FrozenTeacher(model, addresses or (HIDDEN,), "teacher")
+def _frozen(model: nn.Module, *keys: SignalKey) -> FrozenTeacher:
+    return FrozenTeacher(model, dict.fromkeys(keys or (HIDDEN,)), "teacher")
 
 
 def _modes(model: nn.Module) -> list[bool]:
@@ -108,28 +114,18 @@ def test_a_teacher_that_turns_gradients_on_for_itself_tells_none() -> None:
             return logits
 
     model = Stubborn()
-    heard = _frozen(model, TapAddress("model.1")).signals(X)
+    heard = _frozen(model, _key("model.1")).signals(X)
     assert model(X).requires_grad  # the control
     assert not _logits(heard).requires_grad
-    assert not heard.activations[TapAddress("model.1")].requires_grad
-
-
-def test_signals_of_another_number_of_samples_are_refused() -> None:
-    heard = Signals(torch.zeros(4, 3), {HIDDEN: torch.zeros(4, 8)})
-    heard.check_rows(4, "teacher")
-    Signals(None, {}).check_rows(4, "teacher")
-    with pytest.raises(DataError, match="batch has 5 samples, large was given or tapped for 4"):
-        heard.check_rows(5, "large")
-    with pytest.raises(DataError, match="tapped for 1"):
-        Signals(torch.zeros(4, 3), {HIDDEN: torch.zeros(1, 8)}).check_rows(4, "teacher")
+    assert not heard.activations[_key("model.1")].requires_grad
 
 
 def test_a_tap_that_is_overwritten_is_kept_where_that_is_asked_for() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True))
-    teacher = FrozenTeacher(model, [TapAddress("0")], "teacher", [TapAddress("0")])
-    assert torch.equal(teacher.signals(X).activations[TapAddress("0")], model[0](X))
+    teacher = FrozenTeacher(model, {_key("0"): None}, "teacher", [TapAddress("0")])
+    assert torch.equal(teacher.signals(X).activations[_key("0")], model[0](X))
     teacher.release()
-    careless = FrozenTeacher(model, [TapAddress("0")], "teacher")
+    careless = FrozenTeacher(model, {_key("0"): None}, "teacher")
     with pytest.raises(TapError, match="teacher: 0 was overwritten in place"):
         careless.signals(X)
 
@@ -143,9 +139,9 @@ def test_a_model_without_logits_tells_its_activations() -> None:
         def forward(self, x: Tensor) -> dict[str, Tensor]:
             return {"scores": self.fc(x)}
 
-    heard = _frozen(Scores(), TapAddress("fc")).signals(X, batch_size=4)
+    heard = _frozen(Scores(), _key("fc")).signals(X, batch_size=4)
     assert heard.logits is None
-    assert heard.activations[TapAddress("fc")].shape == (10, 3)
+    assert heard.activations[_key("fc")].shape == (10, 3)
 
 
 class Sizes(nn.Module):
@@ -169,10 +165,10 @@ def test_it_is_asked_so_many_samples_at_a_time_the_last_batch_filled_up(
     batch_size: int | None, sizes: list[int]
 ) -> None:
     model = Sizes()
-    heard = _frozen(model, TapAddress("model.1")).signals(X, batch_size)
+    heard = _frozen(model, _key("model.1")).signals(X, batch_size)
     assert model.seen == sizes
     assert torch.allclose(_logits(heard), model(X), rtol=1e-6)
-    assert torch.allclose(heard.activations[TapAddress("model.1")], model.model[:2](X), rtol=1e-5)
+    assert torch.allclose(heard.activations[_key("model.1")], model.model[:2](X), rtol=1e-5)
 
 
 def test_at_one_size_a_sample_tells_the_same_bits_whatever_is_beside_it() -> None:
@@ -184,19 +180,32 @@ def test_at_one_size_a_sample_tells_the_same_bits_whatever_is_beside_it() -> Non
     assert torch.equal(apart.activations[HIDDEN], together.activations[HIDDEN][order])
 
 
-def test_signals_are_joined_in_their_order_and_cut() -> None:
-    def part(*values: float) -> Signals:
-        tensor = torch.tensor(values)
-        return Signals(tensor, {HIDDEN: -tensor})
-
-    joined = Signals.join([part(1.0, 2.0), part(3.0, 1.0)], 3)
-    assert _logits(joined).tolist() == [1.0, 2.0, 3.0]
-    assert joined.activations[HIDDEN].tolist() == [-1.0, -2.0, -3.0]
-    assert _logits(Signals.join([part(1.0, 2.0)], 1)).tolist() == [1.0]
+def test_what_is_wanted_behind_an_adapter_comes_through_it() -> None:
+    model = _model()
+    pooled = _key("1", "flatten,average-pool:4")
+    heard = FrozenTeacher(model, {HIDDEN: None, pooled: AveragePool(4)}, "teacher").signals(X)
+    assert heard.activations[HIDDEN].shape == (10, 8)
+    expected = heard.activations[HIDDEN].reshape(10, 4, 2).mean(2)
+    assert torch.allclose(heard.activations[pooled], expected)
 
 
-def test_a_function_is_applied_to_logits_and_activations_and_not_to_what_is_missing() -> None:
-    doubled = Signals(torch.ones(2), {HIDDEN: torch.ones(3)}).map(lambda tensor: 2 * tensor)
-    assert _logits(doubled).tolist() == [2.0, 2.0]
-    assert doubled.activations[HIDDEN].tolist() == [2.0, 2.0, 2.0]
-    assert Signals(None, {}).map(lambda tensor: 2 * tensor) == Signals(None, {})
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+@pytest.mark.parametrize("own", [torch.bfloat16, torch.float32, torch.float64])
+def test_what_it_tells_is_of_one_precision_before_adapters(
+    own: torch.dtype, precision: torch.dtype
+) -> None:
+    model = _model().to(own)
+    pooled = _key("1", "flatten,average-pool:4")
+    teacher = FrozenTeacher(model, {HIDDEN: None, pooled: AveragePool(4)}, "teacher", (), precision)
+    heard = teacher.signals(X.to(own))
+    assert {tensor.dtype for _, tensor in heard.named()} == {precision}
+    exact = heard.activations[HIDDEN].reshape(10, 4, 2).mean(2)
+    assert torch.equal(heard.activations[pooled], exact)
+
+
+def test_under_autocast_adapters_still_work_in_its_precision() -> None:
+    pooled = _key("1", "flatten,average-pool:4")
+    teacher = FrozenTeacher(_model(), {HIDDEN: None, pooled: AveragePool(4)}, "teacher")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        heard = teacher.signals(X)
+    assert {tensor.dtype for _, tensor in heard.named()} == {torch.float32}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from kdcore import Adapters, Features, Shapes, Strategy, Taps, hookimpl, squared_error
-from kdcore.cache import build_cache
+from kdcore.cache import LiveSignals, keep_signals
 from kdcore.data.source import DatasetSource
 from kdcore.distiller import Distiller
 from kdcore.errors import NonFiniteLossError, StrategyError
@@ -195,9 +195,9 @@ def test_the_teacher_cache_changes_no_bit() -> None:
     weights = []
     for cached in (False, True):
         distiller = _distiller([_Hint()], source)
-        distiller.teacher_batch = 16
-        cache = build_cache(distiller, source) if cached else None
-        train(distiller, source, _config(), 1, cache=cache)
+        live = LiveSignals(distiller.teachers, 16)
+        kept = keep_signals(live, source, 16, torch.device("cpu"))
+        train(distiller, source, _config(), 1, signals=kept if cached else live)
         weights.append(_weights(distiller))
     assert _same(*weights)
 

@@ -1,0 +1,97 @@
+"""What a strategy's loss may be, what it may not touch, and by what it is divided.
+
+How a strategy is called is in `ensemble`; what is done with its loss in `distiller`.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from kdcore.contract import AuxiliaryLoss, Features, State
+from kdcore.ensemble import Member
+from kdcore.errors import StrategyError
+from kdcore.tasks import Counts
+
+
+@contextmanager
+def nothing_changed(
+    member: Member, student: Features, teacher: Features, state: State
+) -> Iterator[None]:
+    """Refuse a loss that changes in place what it was shown.
+
+    While gradients are off, as in evaluation, the memory that it hands back is forgotten.
+
+    Raises:
+        StrategyError: features, logits or state were changed.
+    """
+    before, waiting = _versions(student, teacher, state), state.waiting
+    yield
+    if _versions(student, teacher, state) != before:
+        raise StrategyError(
+            f"{member}: compute_auxiliary_loss changed features, logits or state in "
+            "place, which others read too; work on a copy, hand state back with state.write"
+        )
+    if not torch.is_grad_enabled():
+        state.discard(since=waiting)
+
+
+def _versions(student: Features, teacher: Features, state: State) -> list[int]:
+    """Return how often each tensor that a strategy is shown was changed in place."""
+    shown = (*student.tensors(), *teacher.tensors(), *state.values())
+    return [tensor._version for tensor in shown if not tensor.is_inference()]
+
+
+def labelled(member: Member, loss: AuxiliaryLoss) -> Iterator[tuple[str, Tensor]]:
+    """Go through the parts of a loss: one of the member's label, or ``label.part`` of each.
+
+    Raises:
+        StrategyError: there is none.
+    """
+    if not isinstance(loss, Mapping):
+        yield member.label, loss
+        return
+    if not loss:
+        raise StrategyError(f"{member}: compute_auxiliary_loss returned an empty mapping")
+    for name, value in loss.items():
+        yield f"{member.label}.{name}", value
+
+
+def mean(member: Member, label: str, value: Tensor, here: Counts, counts: Counts) -> Tensor:
+    """Divide a strategy's loss by what the whole optimizer step holds.
+
+    Args:
+        member: the strategy.
+        label: of the loss.
+        value: one value a sample, one a row, or a scalar.
+        here: what this batch holds.
+        counts: what the whole step holds.
+
+    Returns:
+        This batch's share of the step's mean, a scalar.
+
+    Raises:
+        StrategyError: the loss is no floating tensor, has no gradient, or another shape.
+    """
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise StrategyError(
+            f"{member}: the loss {label!r} is {kind}; return a floating tensor computed from "
+            "the student's features"
+        )
+    if torch.is_grad_enabled() and member.weight and not value.requires_grad:
+        raise StrategyError(
+            f"{member}: the loss {label!r} has no gradient; it must depend on the student"
+        )
+    if value.ndim == 0:
+        return value * (here.samples / counts.samples)
+    if value.shape == (here.samples,):
+        return value.sum() / counts.samples
+    if value.shape == (here.rows,):
+        return value.sum() / counts.rows
+    rows = "" if here.rows == here.samples else f", one a row [{here.rows}]"
+    raise StrategyError(
+        f"{member}: the loss {label!r} is {list(value.shape)}; return one value a sample "
+        f"[{here.samples}]{rows}, or a scalar"
+    )
