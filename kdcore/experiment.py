@@ -162,6 +162,11 @@ class TrainConfig(Section):
         description="share of each batch drawn from the labelled images, where others have none",
     )
 
+    @property
+    def micro_batch(self) -> int:
+        """Images that are computed at a time, and that a teacher is given at a time."""
+        return -(-self.batch_size // self.accumulate)
+
     @model_validator(mode="after")
     def _settings_that_are_used(self) -> Self:
         self._refuse("optimizer = 'sgd'", self.optimizer != "sgd", "momentum", "nesterov")
@@ -269,6 +274,11 @@ class Experiment(Section):
         """The training of the teacher: ``[train]`` with what ``[teacher.train]`` changes."""
         return TrainConfig.model_validate({**self.train.model_dump(), **self.teacher.train})
 
+    @property
+    def strategy_lists(self) -> tuple[tuple[StrategyConfig, ...], ...]:
+        """Every list of strategies that a student of it learns by."""
+        return ()
+
     @model_validator(mode="after")
     def _teacher_train_is_valid(self) -> Self:
         try:
@@ -292,6 +302,11 @@ class RunConfig(Experiment):
         (), description="what the student learns by; none for the student alone"
     )
 
+    @property
+    def strategy_lists(self) -> tuple[tuple[StrategyConfig, ...], ...]:
+        """Its one list of strategies."""
+        return (self.strategies,)
+
     @model_validator(mode="after")
     def _rows_of_their_own(self) -> Self:
         _refuse_own_rows([entry.label or entry.name for entry in self.strategies])
@@ -305,6 +320,11 @@ class ComparisonConfig(Experiment):
     candidates: tuple[CandidateConfig, ...] = Field(
         min_length=1, description="what is compared with the student alone"
     )
+
+    @property
+    def strategy_lists(self) -> tuple[tuple[StrategyConfig, ...], ...]:
+        """The list of each candidate."""
+        return tuple(candidate.strategies for candidate in self.candidates)
 
     @model_validator(mode="after")
     def _unambiguous(self) -> Self:
