@@ -3,6 +3,10 @@
 Never a guess: where a pass does not tell, the error lists what could be meant.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor, nn
 
 from kdcore.errors import TapError
@@ -21,6 +25,34 @@ _POOLS = (*_ADAPTIVE, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _EXTRACTORS = (nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase)
 
 
+@dataclass(frozen=True)
+class _Map:
+    """What a module returned, read as a map or a token sequence.
+
+    Attributes:
+        name: the module's.
+        tensor: ``[batch, channels, height, width]``, ``[batch, height, width, channels]`` or
+            ``[batch, tokens, width]``.
+        channels_last: whether it is the second of these.
+    """
+
+    name: str
+    tensor: Tensor
+    channels_last: bool
+
+    @property
+    def resolution(self) -> int:
+        """Height times width, or the number of tokens: windows cut from a map keep it."""
+        shape = self.tensor.shape
+        if len(shape) == 3:
+            return shape[1]
+        return shape[1] * shape[2] if self.channels_last else shape[2] * shape[3]
+
+    @property
+    def depth(self) -> int:
+        return self.name.count(".")
+
+
 def find(kind: str, trace: Trace) -> tuple[TapAddress, ...]:
     """Find the taps of one kind.
 
@@ -33,7 +65,8 @@ def find(kind: str, trace: Trace) -> tuple[TapAddress, ...]:
         trace: what ran in one pass of the model.
 
     Raises:
-        TapError: the pass does not tell; lists candidates with their shapes.
+        TapError: the pass does not tell, or a map has its channels last, which is no shape that
+            a loss on maps expects; lists candidates with their shapes.
     """
     if kind == "embedding":
         head = _head(trace)
@@ -41,9 +74,13 @@ def find(kind: str, trace: Trace) -> tuple[TapAddress, ...]:
             raise _cannot_tell(kind, trace)
         return (TapAddress(head.name, "input"),)
     maps = _maps(trace)
-    if not maps:
+    chosen = _stages(maps, trace)[-1 if kind == "feature_map" else 0 :]
+    if not chosen:
         raise _cannot_tell(kind, trace)
-    return tuple(TapAddress(call.name) for call in (maps[-1:] if kind == "feature_map" else maps))
+    if turned := [found for found in chosen if found.channels_last]:
+        usable = [found for found in maps if not found.channels_last]
+        raise _cannot_tell(kind, trace, turned, usable)
+    return tuple(TapAddress(found.name) for found in chosen)
 
 
 def _head(trace: Trace) -> ModuleCall | None:
@@ -74,58 +111,95 @@ def _has_weights(call: ModuleCall) -> bool:
     return bool(call.module.state_dict())
 
 
-def _maps(trace: Trace) -> list[ModuleCall]:
-    """Return the last map of each resolution, in the order in which they ran."""
+def _maps(trace: Trace) -> list[_Map]:
+    """Return all maps that are as many-dimensional as the last, in the order in which they ran."""
     head = _head(trace)
     pooled = [call.output for call in trace.calls if _pools_globally(call)]
-    named: dict[int, ModuleCall] = {}
+    named: dict[int, _Map] = {}
     for call in trace.calls:
         in_head = head is not None and f"{call.name}.".startswith(f"{head.name}.")
-        if in_head or not _is_map(call, trace) or any(call.output is p for p in pooled):
+        found = _map(call.name, call.output, trace)
+        if found is None or in_head or isinstance(call.module, _ADAPTIVE):
+            continue
+        if any(found.tensor is p for p in pooled):
             continue
         # A container returns what its last module does, an in-place activation what it was
         # given: one map has several names, of which the outermost, then the latest, is taken.
-        known = named.pop(id(call.output), call)
-        named[id(call.output)] = call if _depth(call) <= _depth(known) else known
-    calls = list(named.values())
-    if not calls or (head is None and _could_be_classes(calls[-1], trace)):
+        known = named.pop(id(found.tensor), found)
+        named[id(found.tensor)] = found if found.depth <= known.depth else known
+    maps = list(named.values())
+    if not maps or (head is None and _could_be_classes(maps[-1], trace)):
         return []
-    rank = _output(calls[-1]).ndim
-    return _stages([call for call in calls if _output(call).ndim == rank])
+    return [found for found in maps if found.tensor.ndim == maps[-1].tensor.ndim]
 
 
-def _stages(calls: list[ModuleCall]) -> list[ModuleCall]:
-    """Choose one call a resolution: the last of the outermost, where resolutions only fall.
+def _stages(maps: list[_Map], trace: Trace) -> list[_Map]:
+    """Choose one map a resolution: the last of the outermost, where resolutions only fall.
 
     Blocks reach the next resolution inside, and squeeze-and-excitation passes through 1x1 maps:
     what is nested deeper gives way to what stands further out.
     """
+    kept = _kept_resolutions(trace)
     last: dict[int, int] = {}
-    for position, call in enumerate(calls):
-        known = last.get(_resolution(call))
-        if known is None or _depth(call) <= _depth(calls[known]):
-            last[_resolution(call)] = position
-    final = len(calls) - 1
-    chosen: list[int] = [final]
-    for position in sorted(last.values(), key=lambda p: (_depth(calls[p]), -p)):
-        resolution = _resolution(calls[position])
-        if all((p - position) * (_resolution(calls[p]) - resolution) < 0 for p in chosen):
+    for position, found in enumerate(maps):
+        if _passes_by(found, kept) and position + 1 < len(maps):
+            continue
+        known = last.get(found.resolution)
+        if known is None or found.depth <= maps[known].depth:
+            last[found.resolution] = position
+    chosen = [len(maps) - 1] if maps else []
+    for position in sorted(last.values(), key=lambda p: (maps[p].depth, -p)):
+        resolution = maps[position].resolution
+        if all((p - position) * (maps[p].resolution - resolution) < 0 for p in chosen):
             chosen.append(position)
-    return [calls[position] for position in sorted(chosen)]
+    return [maps[position] for position in sorted(chosen)]
 
 
-def _could_be_classes(call: ModuleCall, trace: Trace) -> bool:
-    return trace.logits is not None and _output(call).shape[1] == trace.logits.shape[-1]
+def _kept_resolutions(trace: Trace) -> dict[str, int]:
+    """Return the resolution of each module that returns the one that it was given."""
+    kept: dict[str, int] = {}
+    for call in trace.calls:
+        given = _map(call.name, call.input, trace)
+        returned = _map(call.name, call.output, trace)
+        if given and returned and given.resolution == returned.resolution:
+            kept[call.name] = given.resolution
+    return kept
 
 
-def _is_map(call: ModuleCall, trace: Trace) -> bool:
-    if call.output is None or isinstance(call.module, _ADAPTIVE):
-        return False
-    shape, given = call.output.shape, trace.inputs[0].shape
-    if len(shape) not in (3, 4) or shape[0] != given[0]:
-        return False
-    # Of a square image a map is square; [batch, height, width, channels] is not taken for one.
-    return not (len(shape) == len(given) == 4 and given[2] == given[3] and shape[2] != shape[3])
+def _passes_by(found: _Map, kept: Mapping[str, int]) -> bool:
+    """Return whether a map is of another resolution than a module around it takes and returns.
+
+    Windows of attention look like maps where there are as many windows as channels.
+    """
+    parts = found.name.split(".")
+    around = (".".join(parts[:end]) for end in range(1, len(parts)))
+    return any(kept.get(name, found.resolution) != found.resolution for name in around)
+
+
+def _could_be_classes(found: _Map, trace: Trace) -> bool:
+    return trace.logits is not None and found.tensor.shape[1] == trace.logits.shape[-1]
+
+
+def _map(name: str, tensor: Tensor | None, trace: Trace) -> _Map | None:
+    image = trace.inputs[0].shape
+    if tensor is None or tensor.ndim not in (3, 4) or tensor.shape[0] != image[0]:
+        return None
+    if tensor.ndim == 3 or len(image) != 4:
+        return _Map(name, tensor, channels_last=False)
+    _, first, second, third = tensor.shape
+    if _is_like(image, second, third):
+        return _Map(name, tensor, channels_last=False)
+    # A pooled vector that keeps its dimensions, [batch, 1, 1, channels], is no map.
+    if first > 1 and _is_like(image, first, second):
+        return _Map(name, tensor, channels_last=True)
+    # Of a square image a map is square; of others, strides may differ by direction.
+    return None if image[2] == image[3] else _Map(name, tensor, channels_last=False)
+
+
+def _is_like(image: torch.Size, height: int, width: int) -> bool:
+    """Return whether sides are in the proportion of an image's, but for a rounded pixel."""
+    error = abs(height * image[3] - width * image[2])
+    return error <= (0 if image[2] == image[3] else max(image[2:]))
 
 
 def _pools_globally(call: ModuleCall) -> bool:
@@ -136,25 +210,29 @@ def _pools_globally(call: ModuleCall) -> bool:
     )
 
 
-def _resolution(call: ModuleCall) -> int:
-    shape = _output(call).shape
-    return shape[2] * shape[3] if len(shape) == 4 else shape[1]
-
-
-def _output(call: ModuleCall) -> Tensor:
-    assert call.output is not None
-    return call.output
-
-
 def _depth(call: ModuleCall) -> int:
     return call.name.count(".")
 
 
-def _cannot_tell(kind: str, trace: Trace) -> TapError:
-    distinct = {id(call.output): call for call in trace.calls if call.output is not None}
-    shown = [f"{call.name} {list(_output(call).shape)}" for call in list(distinct.values())[-8:]]
+def _cannot_tell(
+    kind: str, trace: Trace, turned: Sequence[_Map] = (), usable: Sequence[_Map] = ()
+) -> TapError:
+    """Build the error.
+
+    Args:
+        kind: what was looked for.
+        trace: the pass that does not tell.
+        turned: maps with channels last that were found instead.
+        usable: the candidates; without any, what ran last.
+    """
+    outputs = [(call.name, call.output) for call in trace.calls if call.output is not None]
+    candidates = [(found.name, found.tensor) for found in usable] or outputs
+    distinct = {id(tensor): f"{name} {list(tensor.shape)}" for name, tensor in candidates}
     setting = f"{trace.where}_taps" if kind == "stages" else f"{trace.where}_tap"
+    why = "".join(
+        f"{found.name} {list(found.tensor.shape)} has its channels last; " for found in turned[:1]
+    )
     return TapError(
-        f"{trace.where}: cannot tell which tap is its {kind.replace('_', ' ')}; set {setting} to "
-        f"one of these outputs, or to MODULE:input: {', '.join(shown)}"
+        f"{trace.where}: cannot tell which tap is its {kind.replace('_', ' ')}; {why}set {setting} "
+        f"to one of these outputs, or to MODULE:input: {', '.join(list(distinct.values())[-8:])}"
     )

@@ -88,11 +88,11 @@ def signal_source(
         ConfigError: ``"memory"`` for samples that are not the same every epoch.
     """
     live = LiveSignals(teachers, batch_size)
-    if choice == "memory" and not source.same_every_epoch:
+    if choice == "memory" and source.views != 1:
         raise ConfigError("teacher_cache = 'memory' needs samples that are the same every epoch")
     if choice == "off":
         return live, "the teacher runs every epoch, as asked"
-    if not source.same_every_epoch:
+    if source.views != 1:
         return live, "the teacher runs every epoch: samples may differ from epoch to epoch"
     needed = bytes_needed(live, source, device)
     size = f"{needed / 2**20:,.1f} MiB"

@@ -24,7 +24,7 @@ from kdcore.part import Part
 from kdcore.selection import Entry, agreed_task_weight, select
 from kdcore.signals import Signals
 from kdcore.taps import Observation, logits_of
-from kdcore.tasks import Classification, Counts, Task, no_targets
+from kdcore.tasks import Classification, Counts, Mixed, Task, no_targets
 from kdcore.teacher import FrozenTeacher
 
 
@@ -168,6 +168,7 @@ class Distiller(nn.Module):
         teacher_inputs: Any = None,
         signals: Mapping[str, Signals] | None = None,
         counts: Counts | None = None,
+        mixed: Mixed | None = None,
     ) -> Losses:
         """Compute all losses of one batch.
 
@@ -180,6 +181,7 @@ class Distiller(nn.Module):
             signals: what the teachers say of the batch, where it is known already.
             counts: by what means are divided, for a batch that is a part of an optimizer step;
                 see `Task.count`. If not given, the batch is the whole step.
+            mixed: what the samples were mixed with, by mixup or CutMix.
 
         Returns:
             `Losses`; with gradients to the student, the adapters and the losses' own modules.
@@ -203,7 +205,7 @@ class Distiller(nn.Module):
             signals = self.teacher_signals(inputs if teacher_inputs is None else teacher_inputs)
         with torch.autocast(logits.device.type, enabled=False):
             logits = in_precision(logits, self._assembly.precision)
-            task = self.task.loss(logits, targets).sum() / counts.labelled.clamp(min=1)
+            task = self.task.mixed_loss(logits, targets, mixed).sum() / counts.labelled.clamp(min=1)
             total = self.task_weight * task
             auxiliary: dict[str, Tensor] = {}
             weights: dict[str, float] = {}

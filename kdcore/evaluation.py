@@ -43,7 +43,7 @@ def evaluate(model: nn.Module, source: Source, task: Task) -> Score:
     correct = total = 0
     with evaluating(model):
         for indices in torch.split(torch.arange(len(source)), BATCH_SIZE):
-            batch = source.batch(indices).to(device)
+            batch = source.batch(indices, teacher=False).to(device)
             logits = logits_of(run_model(model, batch.inputs))
             if logits is None:
                 raise ModelError("the model's output holds no logits")

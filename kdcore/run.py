@@ -84,7 +84,7 @@ class RunContext:
         self.out = make_folder(out)
         wrappers = Catalog(WRAPPERS)
         self.wrappers = {name: wrappers.load(name)[0] for name in experiment.wrappers}
-        self.data: PreparedData = prepare_data(experiment)
+        self.data: PreparedData = prepare_data(experiment, self.device)
         self._starts: dict[int, str] = {}
 
     @property

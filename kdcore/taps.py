@@ -32,7 +32,7 @@ class TapAddress:
         module: name of a module as `named_modules` has it; empty for the model itself. For a
             tap that the core shall find, the kind.
         side: which side of the module; ``auto`` where the core shall find it.
-        item: index or key of what the module takes or returns, where that is no tensor.
+        item: index, key or field of what the module takes or returns, where that is no tensor.
     """
 
     module: str
@@ -83,8 +83,8 @@ def tensor_of(value: object, item: str | None, where: str) -> Tensor:
 
     Args:
         value: a tensor, or a sequence, mapping or object that holds some.
-        item: index or key; without one the value itself, or the first of a sequence, or the
-            only tensor of a mapping or object.
+        item: index, key or field; without one the value itself, or the first of a sequence, or
+            the only tensor of a mapping or object.
         where: begins the error.
 
     Raises:
@@ -115,10 +115,19 @@ def _parts(value: object) -> dict[str, object]:
     if isinstance(value, Mapping):
         return {str(key): part for key, part in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return {str(position): part for position, part in enumerate(value)}
+        by_position = {str(position): part for position, part in enumerate(value)}
+        # Only a namedtuple has these; there is no class to ask for.
+        return {**by_position, **dict(zip(getattr(value, "_fields", ()), value, strict=False))}
     if is_dataclass(value) and not isinstance(value, type):
         return {part.name: getattr(value, part.name) for part in fields(value)}
     return {}
+
+
+def _taken(args: tuple[Any, ...], kwargs: Mapping[str, Any], item: str | None) -> object:
+    """Return where an item of what a module takes is: its arguments, or a structure that is all."""
+    if args and (item is None or (len(args) == 1 and not kwargs and _parts(args[0]))):
+        return args[0]
+    return {**{str(position): arg for position, arg in enumerate(args)}, **kwargs}
 
 
 def run_model(model: nn.Module, inputs: Any) -> Any:
@@ -203,9 +212,8 @@ class TapRecorder:
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._taken is not None:
-                given = {**{str(i): arg for i, arg in enumerate(args)}, **kwargs}
-                value: object = args[0] if args and address.item is None else given
-                self._take(address, tensor_of(value, address.item, where))
+                taken = _taken(args, kwargs, address.item)
+                self._take(address, tensor_of(taken, address.item, where))
 
         def after(_: nn.Module, __: tuple[Any, ...], output: object) -> None:
             if self._taken is not None:

@@ -33,6 +33,25 @@ class Counts:
         )
 
 
+@dataclass(frozen=True)
+class Mixed:
+    """What the samples of a batch were mixed with, each with one other.
+
+    Attributes:
+        targets: of the others, ``int64 [batch]``, -100 for no label.
+        share: how much of a sample is its own, ``float32 [batch]``; the rest is the other's.
+    """
+
+    targets: Tensor
+    share: Tensor
+
+    def to(self, device: torch.device) -> "Mixed":
+        """Return the same on a device."""
+        return Mixed(
+            self.targets.to(device, non_blocking=True), self.share.to(device, non_blocking=True)
+        )
+
+
 class Task(ABC):
     """A task turns outputs and targets into one loss a row, and scores predictions."""
 
@@ -49,6 +68,14 @@ class Task(ABC):
     @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return one value a prediction, zero where there is no target."""
+
+    def mixed_loss(self, logits: Tensor, targets: Tensor, mixed: Mixed | None) -> Tensor:
+        """Return the loss where samples may be mixed: both targets' losses, each by its share."""
+        own = self.loss(logits, targets)
+        if mixed is None:
+            return own
+        share = mixed.share.to(own.dtype)
+        return share * own + (1 - share) * self.loss(logits, mixed.targets)
 
     @abstractmethod
     def correct(self, logits: Tensor, targets: Tensor) -> tuple[int, int]:

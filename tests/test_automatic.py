@@ -170,6 +170,146 @@ class TestWrappers:
             find("feature_map", seen)
 
 
+class Turn(nn.Module):
+    """Moves the dimensions behind the batch."""
+
+    def __init__(self, *order: int) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, *self.order)
+
+
+class Merge(nn.Module):
+    """Halves the sides of maps with channels last, and doubles their channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(channels * 4, channels * 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        halves = [x[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+        merged: Tensor = self.reduction(torch.cat(halves, 3))
+        return merged
+
+
+def _turned(back: bool = False, turned_at_the_end: bool = True) -> nn.Sequential:
+    """Build a network of three stages with channels last, as Swin has them.
+
+    Args:
+        back: whether each stage returns channels first, as those of ConvNeXt do.
+        turned_at_the_end: whether its last map has channels first.
+    """
+    stages = [nn.Sequential(nn.Conv2d(3, 6, 2, 2), Turn(2, 3, 1), nn.LayerNorm(6))]
+    for channels in (6, 12):
+        stages.append(nn.Sequential(nn.Linear(channels, channels), nn.GELU()))
+        stages.append(nn.Sequential(Merge(channels)))
+    stages.append(nn.Sequential(nn.Linear(24, 24), nn.GELU()))
+    if back:
+        stages[1:] = [nn.Sequential(Turn(2, 3, 1), stage, Turn(3, 1, 2)) for stage in stages[1:]]
+        stages[0] = stages[0].append(Turn(3, 1, 2))
+    body = nn.Sequential(*stages)
+    last = body if back or not turned_at_the_end else body.append(Turn(3, 1, 2))
+    return nn.Sequential(OrderedDict(body=last, flat=nn.Flatten(), head=nn.LazyLinear(10)))
+
+
+class TestChannelsLast:
+    @pytest.mark.parametrize("sides", [(32, 32), (48, 32)])
+    def test_stages_that_have_them_are_not_told(self, sides: tuple[int, int]) -> None:
+        seen = _traced(_turned(), 3, *sides)
+        first, last = [side // 2 for side in sides], [side // 8 for side in sides]
+        with pytest.raises(TapError, match=r"^student: cannot tell which tap is its stages; ") as e:
+            find("stages", seen)
+        assert f"; body.1 {[2, *first, 6]} has its channels last; set student_taps" in str(e.value)
+        shown = str(e.value).partition("MODULE:input: ")[2]
+        assert shown == f"body.0.0 {[2, 6, *first]}, body {[2, 24, *last]}"
+
+    def test_the_last_map_is_told_where_it_has_them_first(self) -> None:
+        seen = _traced(_turned(), 3, 32, 32)
+        assert _found("feature_map", seen) == ["body"]
+        assert _found("embedding", seen) == ["head:input"]
+
+    def test_the_last_map_is_not_told_where_it_has_them_last(self) -> None:
+        seen = _traced(_turned(turned_at_the_end=False), 3, 32, 32)
+        with pytest.raises(TapError, match=r"body \[2, 4, 4, 24\] has its channels last; set "):
+            find("feature_map", seen)
+        with pytest.raises(TapError, match="cannot tell which tap is its stages"):
+            find("stages", seen)
+        assert _found("embedding", seen) == ["head:input"]
+
+    @pytest.mark.parametrize("sides", [(32, 32), (48, 32)])
+    def test_blocks_may_have_them_inside(self, sides: tuple[int, int]) -> None:
+        model = _turned(back=True)
+        expected = [[6 * n, sides[0] // 2 // n, sides[1] // 2 // n] for n in (1, 2, 4)]
+        assert _shapes(model, _traced(model, 3, *sides), "stages") == expected
+
+    def test_a_pooled_vector_is_no_map_that_has_them(self) -> None:
+        pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), Turn(2, 3, 1))
+        body = [nn.Conv2d(3, 8, 2, 2), nn.ReLU(), pool, nn.Flatten()]
+        seen = _traced(nn.Sequential(*body, nn.Linear(8, 10)), 3, 16, 16)
+        assert _found("feature_map", seen) == ["1"]
+
+    def test_strides_that_differ_by_direction_are_no_sign_of_them(self) -> None:
+        strides = [nn.Conv2d(3, 8, 3, (2, 1), 1), nn.Conv2d(8, 8, 3, (2, 1), 1)]
+        model = nn.Sequential(*strides, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+        assert _shapes(model, _traced(model, 3, 32, 24), "stages") == [[8, 16, 24], [8, 8, 24]]
+
+
+class Windows(nn.Module):
+    """Attends in windows of 2x2, of which a map has as many as ``[side / 2, side / 2]``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.cut, self.swap = nn.Identity(), nn.Identity()
+        self.mix = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, side, _ = x.shape
+        half = side // 2
+        windows = x.reshape(batch, channels, half, 2, half, 2).permute(0, 2, 4, 3, 5, 1)
+        cut = self.mix(self.cut(windows.reshape(batch, half * half, 4, channels)))
+        swapped = self.swap(cut.transpose(1, 2))
+        whole = swapped.reshape(batch, 2, 2, half, half, channels).permute(0, 5, 3, 1, 4, 2)
+        attended: Tensor = x + whole.reshape(x.shape)
+        return attended
+
+
+class TestWindows:
+    @pytest.mark.parametrize(
+        ("channels", "nested", "name", "shape", "stages"),
+        [
+            (16, False, "swap", [4, 16, 16], ["body.1", "body"]),
+            (4, True, "mix", [16, 4, 4], ["body.0", "body"]),
+        ],
+    )
+    def test_windows_that_are_as_square_as_a_map_are_no_stage(
+        self, channels: int, nested: bool, name: str, shape: list[int], stages: list[str]
+    ) -> None:
+        stem, down = nn.Conv2d(3, channels, 2, 2), nn.Conv2d(channels, 32, 4, 4)
+        attend = Windows(channels)
+        body = [stem, nn.Sequential(attend, down)] if nested else [stem, attend, down]
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)]
+        model = nn.Sequential(OrderedDict(body=nn.Sequential(*body), head=nn.Sequential(*head)))
+        seen = _traced(model, 3, 16, 16)
+        (windows,) = (call for call in seen.calls if call.name.endswith(f".{name}"))
+        assert windows.output is not None
+        assert list(windows.output.shape) == [2, *shape]
+        assert _found("stages", seen) == stages
+        assert _shapes(model, seen, "stages") == [[channels, 8, 8], [32, 2, 2]]
+
+    def test_what_a_block_is_given_and_does_not_return_may_be_one(self) -> None:
+        block = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        model = nn.Sequential(block, nn.Flatten(), nn.Linear(8 * 64, 10))
+        assert _found("stages", _traced(model, 3, 16, 16)) == ["0.1", "0"]
+
+    def test_sides_may_fall_by_less_than_half(self) -> None:
+        # Convolutions without padding, as LeNet has them: 12, halved 6, 4.
+        body = [nn.Conv2d(1, 6, 5), nn.MaxPool2d(2), nn.Conv2d(6, 8, 3), nn.ReLU()]
+        model = nn.Sequential(*body, nn.Flatten(), nn.Linear(8 * 16, 10))
+        assert _found("stages", _traced(model, 1, 16, 16)) == ["0", "1", "3"]
+
+
 class TestSmallModels:
     def test_an_mlp_has_an_embedding_and_no_map(self) -> None:
         seen = _traced(_mlp(), 3, 4, 4)

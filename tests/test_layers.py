@@ -22,7 +22,8 @@ PLUGINS = ROOT / "plugins"
 LAYERS = (
     ("kdcore.errors",),
     ("kdcore.randomness", "kdcore.nested", "kdcore.statistics", "kdcore.files", "kdcore.devices"),
-    ("kdcore.validation",),
+    ("kdcore.validation", "kdcore.arrays"),
+    ("kdcore.store",),
     # the words of the hooks, and taps
     ("kdcore.contract", "kdcore.taps"),
     ("kdcore.signals",),
@@ -43,10 +44,23 @@ LAYERS = (
     ("kdcore.assembly", "kdcore.answers"),
     ("kdcore.distiller",),
     # data
-    ("kdcore.data.images", "kdcore.data.folder", "kdcore.data.order"),
-    ("kdcore.data.preprocess", "kdcore.data.split", "kdcore.data.files", "kdcore.data.table"),
+    (
+        "kdcore.data.images",
+        "kdcore.data.folder",
+        "kdcore.data.order",
+        "kdcore.data.chance",
+        "kdcore.data.randaugment",
+    ),
+    (
+        "kdcore.data.preprocess",
+        "kdcore.data.pixels",
+        "kdcore.data.split",
+        "kdcore.data.files",
+        "kdcore.data.table",
+        "kdcore.data.augment",
+    ),
     ("kdcore.data.source", "kdcore.data.cifar", "kdcore.data.digits"),
-    ("kdcore.data.load",),
+    ("kdcore.data.load", "kdcore.data.feed"),
     # models, and data as they want it
     ("kdcore.models.tutorial",),
     ("kdcore.models.build",),

@@ -246,6 +246,36 @@ class TestStructures:
         assert torch.equal(_read(model, x, f"pair:input[{left}]"), x)
         assert torch.equal(_read(model, x, f"pair:input[{right}]"), 2 * x)
 
+    @pytest.mark.parametrize("build", [Named, Untyped])
+    @pytest.mark.parametrize(("left", "right"), [("left", "right"), ("0", "1")])
+    def test_an_item_of_a_named_tuple_by_field_or_by_position(
+        self, x: Tensor, build: Callable[[Tensor, Tensor], Any], left: str, right: str
+    ) -> None:
+        model = Calls(lambda m, x: m.after(m.pair(x, 2 * x)), pair=Pair(build), after=nn.Identity())
+        for tap in ("pair", "after:input", "after"):
+            assert torch.equal(_read(model, x, f"{tap}[{left}]"), x)
+            assert torch.equal(_read(model, x, f"{tap}[{right}]"), 2 * x)
+
+    def test_a_plain_tuple_has_no_fields_and_a_named_one_no_others(self, x: Tensor) -> None:
+        plain = Calls(lambda m, x: m.pair(x, x), pair=Pair(lambda a, b: (a, b)))
+        with pytest.raises(TapError, match=r"pair\[left\]: unknown item 'left'"):
+            _read(plain, x, "pair[left]")
+        named = Calls(lambda m, x: m.pair(x, x), pair=Pair(Named))
+        with pytest.raises(TapError, match="unknown item 'rihgt'; did you mean 'right'"):
+            _read(named, x, "pair[rihgt]")
+
+    @pytest.mark.parametrize("build", [lambda a, b: (a, b), lambda a, b: {"0": a, "1": b}])
+    def test_an_item_of_a_structure_that_is_all_a_module_takes(
+        self, x: Tensor, build: Callable[[Tensor, Tensor], Any]
+    ) -> None:
+        model = Calls(lambda m, x: m.inner(build(x, 2 * x)), inner=nn.Identity())
+        assert torch.equal(_read(model, x, "inner:input[1]"), 2 * x)
+
+    def test_beside_other_arguments_an_item_is_an_argument(self, x: Tensor) -> None:
+        inner = Pair(lambda both, third: both[0] + third)
+        model = Calls(lambda m, x: m.inner((x, 2 * x), 3 * x), inner=inner)
+        assert torch.equal(_read(model, x, "inner:input[1]"), 3 * x)
+
     def test_without_an_item_the_first_positional_input(self, x: Tensor) -> None:
         model = Calls(lambda m, x: m.pair(3 * x, right=x), pair=Pair(lambda a, b: a + b))
         assert torch.equal(_read(model, x, "pair:input"), 3 * x)

@@ -6,6 +6,7 @@ Resizing to a model's input size happens here; normalising and batching do not.
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +15,9 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from kdcore.tasks import UNLABELLED
+
+THREADS = 4
+CHUNK = 1024
 
 
 class Images(ABC):
@@ -44,6 +48,23 @@ class Images(ABC):
         """Return what a message should call one image."""
         return f"image {index}"
 
+    def origin(self) -> "tuple[Images, Tensor]":
+        """Return the sequence that these are taken from, and the index of each in it."""
+        return self, torch.arange(len(self))
+
+    def fitted(self, indices: Tensor, size: int) -> Tensor:
+        """Return some images at one size, ``uint8 [indices, size, size, 3]``; see `fit`."""
+        result = torch.empty((len(indices), size, size, 3), dtype=torch.uint8)
+
+        def read(position: int) -> None:
+            image = fit(self.read(int(indices[position])), size)
+            result[position] = image.permute(1, 2, 0)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in pool.map(read, range(len(indices))):
+                pass
+        return result
+
 
 class ArrayImages(Images):
     """Images in one tensor, ``uint8`` of shape ``[images, 3, height, width]``."""
@@ -59,6 +80,11 @@ class ArrayImages(Images):
     def read(self, index: int) -> Tensor:
         """Return one image; see `Images.read`."""
         return self.pixels[index]
+
+    def fitted(self, indices: Tensor, size: int) -> Tensor:
+        """Return some images at one size; see `Images.fitted`."""
+        parts = [fit(self.pixels[part], size) for part in torch.split(indices, CHUNK)]
+        return torch.cat([part.permute(0, 2, 3, 1) for part in parts]).contiguous()
 
     @property
     def common_size(self) -> tuple[int, int]:
@@ -85,6 +111,11 @@ class Subset(Images):
     def read(self, index: int) -> Tensor:
         """Return one image; see `Images.read`."""
         return self.images.read(self.indices[index])
+
+    def origin(self) -> tuple[Images, Tensor]:
+        """Return what the whole sequence is taken from, and the index of each in it."""
+        base, rows = self.images.origin()
+        return base, rows[torch.tensor(self.indices, dtype=torch.int64)]
 
     @property
     def common_size(self) -> tuple[int, int] | None:
@@ -158,15 +189,15 @@ def fit(image: Tensor, size: int) -> Tensor:
     """Scale the shorter side of an image to a size and cut the middle square out of it.
 
     Args:
-        image: ``uint8 [3, height, width]``.
+        image: ``uint8 [..., 3, height, width]``.
         size: side of the result in pixels.
 
     Returns:
-        ``uint8 [3, size, size]``; bilinear, antialiased. An image that has the size is unchanged.
+        ``uint8 [..., 3, size, size]``; bilinear, antialiased. What has the size is unchanged.
     """
-    if image.shape[1:] == (size, size):
+    height, width = image.shape[-2:]
+    if height == width == size:
         return image
-    height, width = image.shape[1:]
     scale = size / min(height, width)
     resized = transforms.resize(
         image,

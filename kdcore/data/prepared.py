@@ -3,8 +3,11 @@
 import hashlib
 from dataclasses import dataclass
 
+import torch
+
 from kdcore.data.images import LabelledImages
 from kdcore.data.load import hold_out, keep_labels, load_data
+from kdcore.data.pixels import PixelPool
 from kdcore.data.preprocess import Preprocess
 from kdcore.data.source import ImageSource
 from kdcore.experiment import Experiment
@@ -44,8 +47,12 @@ class PreparedData:
     notes: tuple[str, ...]
 
 
-def prepare_data(experiment: Experiment) -> PreparedData:
+def prepare_data(experiment: Experiment, device: torch.device) -> PreparedData:
     """Load an experiment's data and split it.
+
+    Args:
+        experiment: the experiment.
+        device: where decoded images are kept, and batches are made.
 
     Raises:
         DataError: the data is missing, unreadable or not enough.
@@ -58,19 +65,23 @@ def prepare_data(experiment: Experiment) -> PreparedData:
     few = train if config.labels is None else keep_labels(train, config.labels, config.split_seed)
     student = preprocess_for(experiment.student, loaded.train.images)
     teacher = preprocess_for(experiment.teacher, loaded.train.images)
-    source = ImageSource(few, student, teacher)
+    pool = PixelPool(device=device)
+    source = ImageSource(few, student, teacher, pool)
     # The teacher trains as a student does: both of its inputs are the teacher's.
     labelled = train.subset(train.labelled.tolist())
-    teacher_source = ImageSource(labelled, teacher)
-    test = ImageSource(loaded.test, student, teacher)
+    teacher_source = ImageSource(labelled, teacher, pool=pool)
+    test = ImageSource(loaded.test, student, teacher, pool)
+    validation = None if held_out is None else ImageSource(held_out, student, teacher, pool)
+    teacher_test = test if student == teacher else ImageSource(loaded.test, teacher, pool=pool)
+    pool.keep()
     return PreparedData(
         loaded.name,
         loaded.train.classes,
         source,
         teacher_source,
-        None if held_out is None else ImageSource(held_out, student, teacher),
+        validation,
         test,
-        test if student == teacher else ImageSource(loaded.test, teacher),
+        teacher_test,
         student,
         teacher,
         _fingerprint((few, held_out, loaded.test), student, teacher),
@@ -97,7 +108,7 @@ def _notes(
         notes.append(
             f"images of {student.size} pixels for the student, {teacher.size} for the teacher"
         )
-    if not source.in_memory:
+    if not source.pool.in_memory:
         notes.append("the decoded images do not fit the memory set aside and are read each time")
     return notes
 

@@ -3,6 +3,7 @@
 In what order the samples come is in `order`; what is done with a batch is the trainer's.
 """
 
+import hashlib
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sized
@@ -13,11 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from kdcore.data.images import LabelledImages
-from kdcore.data.preprocess import Pixels, Preprocess
+from kdcore.data.augment import Augment
+from kdcore.data.images import LabelledImages, fit
+from kdcore.data.pixels import PixelPool
+from kdcore.data.preprocess import Preprocess
 from kdcore.errors import DataError
-from kdcore.nested import to_device
-from kdcore.tasks import UNLABELLED
+from kdcore.nested import map_tensors, to_device
+from kdcore.tasks import UNLABELLED, Mixed
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Batch:
         targets: ``int64 [batch]``, -100 where a sample has no label.
         indices: ``int64 [batch]``, each sample's index in its source.
         view: which augmented view of the samples this is.
+        mixed: what the samples were mixed with, None where they were not.
     """
 
     inputs: Any
@@ -38,9 +42,12 @@ class Batch:
     targets: Tensor
     indices: Tensor
     view: int = 0
+    mixed: Mixed | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
+        if self.targets.device == device:
+            return self
         inputs = to_device(self.inputs, device)
         shared = self.teacher_inputs is self.inputs
         return replace(
@@ -49,6 +56,22 @@ class Batch:
             teacher_inputs=inputs if shared else to_device(self.teacher_inputs, device),
             targets=self.targets.to(device, non_blocking=True),
             indices=self.indices.to(device, non_blocking=True),
+            mixed=self.mixed and self.mixed.to(device),
+        )
+
+    def pin_memory(self) -> "Batch":
+        """Return the batch in memory that is copied to a device without waiting."""
+        inputs = map_tensors(self.inputs, Tensor.pin_memory)
+        other = self.teacher_inputs
+        shared = other is self.inputs
+        return replace(
+            self,
+            inputs=inputs,
+            teacher_inputs=inputs
+            if shared
+            else map_tensors(self.teacher_inputs, Tensor.pin_memory),
+            targets=self.targets.pin_memory(),
+            indices=self.indices.pin_memory(),
         )
 
 
@@ -56,17 +79,33 @@ class Source(ABC):
     """Samples that can be gathered by index."""
 
     targets: Tensor
-    """Every sample's target, ``int64 [samples]``, -100 where it has no label."""
+    """Every sample's target, ``int64 [samples]``, -100 where it has no label; on the CPU."""
 
-    same_every_epoch: bool
-    """Whether a sample is the same each time that it is gathered."""
+    views: int | None
+    """How many views there are of each sample: 1 where it is the same whenever it is gathered,
+    None where that is not known or never ends. Of one view a sample is always the same."""
 
     def __len__(self) -> int:
         return len(self.targets)
 
+    def view(self, epoch: int) -> int:
+        """Return the view that an epoch, from 0, sees."""
+        return epoch % self.views if self.views else epoch
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash of all that a teacher is given, by index and view; None where it is not known."""
+        return None
+
     @abstractmethod
-    def batch(self, indices: Tensor) -> Batch:
-        """Gather samples, on the CPU."""
+    def batch(self, indices: Tensor, view: int = 0, *, teacher: bool = True) -> Batch:
+        """Gather samples, on whatever device the source has them.
+
+        Args:
+            indices: ``int64 [batch]``, on the CPU.
+            view: which view of them.
+            teacher: whether the teacher's inputs are wanted; otherwise they may be missing.
+        """
 
 
 class ImageSource(Source):
@@ -76,33 +115,66 @@ class ImageSource(Source):
         data: the images and their targets.
         student: how the student wants them.
         teacher: how the teacher does; as the student if not given.
+        pool: where decoded images are kept; a pool of its own if not given.
+        augment: what is done to them before a model sees them; nothing if not given.
     """
 
-    same_every_epoch = True
-
     def __init__(
-        self, data: LabelledImages, student: Preprocess, teacher: Preprocess | None = None
+        self,
+        data: LabelledImages,
+        student: Preprocess,
+        teacher: Preprocess | None = None,
+        pool: PixelPool | None = None,
+        augment: Augment | None = None,
     ) -> None:
         self.data = data
         self.targets = data.targets
+        self.augment = augment if augment and augment.active else None
+        self.views = self.augment.settings.views if self.augment else 1
+        self.pool = pool or PixelPool()
         self._preprocess = (student, teacher or student)
-        self._pixels = {
-            size: Pixels(data.images, size) for size in {p.size for p in self._preprocess}
-        }
+        sizes = {preprocess.size for preprocess in self._preprocess}
+        # Views are of the larger images, so that both models see one crop and one flip.
+        decoded = {max(sizes)} if self.augment else sizes
+        self._pixels = {size: self.pool.ask(data.images, size) for size in decoded}
+        if pool is None:
+            self.pool.keep()
 
     @property
-    def in_memory(self) -> bool:
-        """Whether the decoded images are kept."""
-        return all(pixels.in_memory for pixels in self._pixels.values())
-
-    def batch(self, indices: Tensor) -> Batch:
-        """Gather and normalise images."""
-        gathered = {size: pixels.gather(indices) for size, pixels in self._pixels.items()}
+    def fingerprint(self) -> str:
+        """Hash of images, their order, the teacher's preprocessing and the views."""
         student, teacher = self._preprocess
-        inputs = student.normalise(gathered[student.size])
-        same = student == teacher
-        other = inputs if same else teacher.normalise(gathered[teacher.size])
-        return Batch(inputs, other, self.targets[indices], indices)
+        parts = [self.data.images.fingerprint(), str(teacher)]
+        if self.augment:
+            parts += [self.augment.canonical, str(max(student.size, teacher.size))]
+            if self.augment.mixes:
+                parts.append(str(self.targets.tolist()))
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def batch(self, indices: Tensor, view: int = 0, *, teacher: bool = True) -> Batch:
+        """Gather, augment and normalise images."""
+        student, other = self._preprocess
+        mixed = None
+        if self.augment is None:
+            sizes = {student.size, other.size} if teacher else {student.size}
+            pixels = {size: self._gather(size, indices) for size in sizes}
+        else:
+            (size,) = self._pixels
+            seen = self.augment.augment(self._gather(size, indices), indices, view)
+            if mix := self.augment.partners(indices, view, self.targets, size):
+                theirs = self._gather(size, mix.partners)
+                seen = mix.pixels(seen, self.augment.augment(theirs, mix.partners, view))
+                mixed = Mixed(self.targets[mix.partners], mix.share).to(seen.device)
+            pixels = {each: fit(seen, each) for each in {student.size, other.size}}
+        inputs = student.normalise(pixels[student.size])
+        given = inputs if student == other or not teacher else other.normalise(pixels[other.size])
+        targets = self.targets[indices].to(inputs.device, non_blocking=True)
+        here = indices.to(inputs.device, non_blocking=True)
+        return Batch(inputs, given, targets, here, view, mixed)
+
+    def _gather(self, size: int, indices: Tensor) -> Tensor:
+        pixels, rows = self._pixels[size]
+        return pixels.gather(rows[indices])
 
 
 class Samples(Sized, Protocol):
@@ -133,7 +205,7 @@ class DatasetSource(Source):
             raise DataError(f"{name} is empty")
         self.dataset = dataset
         self.name = name
-        self.same_every_epoch = same_every_epoch
+        self.views = 1 if same_every_epoch else None
         self.targets = torch.tensor([self._target(i) for i in range(len(dataset))])
 
     def _target(self, index: int) -> int:
@@ -155,7 +227,7 @@ class DatasetSource(Source):
             )
         return sample[0], sample[1]
 
-    def batch(self, indices: Tensor) -> Batch:
+    def batch(self, indices: Tensor, view: int = 0, *, teacher: bool = True) -> Batch:  # noqa: ARG002
         """Gather samples and stack them."""
         inputs = default_collate([self._pair(int(index))[0] for index in indices])
-        return Batch(inputs, inputs, self.targets[indices], indices)
+        return Batch(inputs, inputs, self.targets[indices], indices, view)

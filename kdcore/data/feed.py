@@ -1,0 +1,111 @@
+"""How the batches of a training come: made on the device, or by worker processes ahead of it.
+
+Both ways give the same batches, bit for bit. Which samples a batch holds is decided in `order`.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from kdcore.data.source import Batch, Source
+from kdcore.errors import DataError
+
+MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The samples of one optimizer step.
+
+    Attributes:
+        parts: of each micro-batch, ``int64 [batch]``, on the CPU.
+        view: which view of them.
+    """
+
+    parts: Sequence[Tensor]
+    view: int = 0
+
+
+class Feed:
+    """Turns plans of optimizer steps into batches.
+
+    Args:
+        source: the samples.
+        device: where batches are wanted.
+        workers: processes that make batches ahead; 0 to make them here when they are asked for.
+        teacher: whether the teacher's inputs are wanted.
+    """
+
+    def __init__(
+        self, source: Source, device: torch.device, *, workers: int = 0, teacher: bool = True
+    ) -> None:
+        self._source = source
+        self._device = device
+        self._workers = workers
+        self._teacher = teacher
+
+    def batches(self, plans: Iterable[Plan]) -> Iterator[list[Batch]]:
+        """Make the batches of each step, in order.
+
+        Raises:
+            DataError: a worker died.
+        """
+        steps = _Steps(self._source, self._teacher)
+        if not self._workers:
+            for plan in plans:
+                yield [batch.to(self._device) for batch in steps[plan]]
+            return
+        loader = DataLoader(
+            steps,
+            batch_size=None,
+            sampler=plans,
+            num_workers=self._workers,
+            pin_memory=self._device.type == "cuda",
+        )
+        try:
+            for made in loader:
+                yield [batch.to(self._device) for batch in made]
+        except RuntimeError as error:
+            if "worker" not in str(error):
+                raise
+            raise DataError(
+                f"a process that reads ahead died ({' '.join(str(error).split())}); "
+                "data.workers = 0 reads without"
+            ) from error
+
+
+class _Steps(Dataset[list[Batch]]):
+    def __init__(self, source: Source, teacher: bool) -> None:
+        self._source = source
+        self._teacher = teacher
+
+    def __getitem__(self, plan: Plan) -> list[Batch]:
+        return [self._source.batch(part, plan.view, teacher=self._teacher) for part in plan.parts]
+
+
+def workers_for(in_memory: bool, asked: int | None) -> int:
+    """Return how many processes shall make batches.
+
+    Args:
+        in_memory: whether images are decoded already.
+        asked: how many the user wants; None to decide here.
+    """
+    if asked is not None:
+        return asked
+    return 0 if in_memory else min(MOST_WORKERS, os.cpu_count() or 1)
+
+
+def describe_feed(in_memory: bool, nbytes: int, device: torch.device, workers: int) -> str:
+    """Say in one line how batches come."""
+    size = f"{nbytes / 2**20:,.1f} MiB"
+    if in_memory:
+        where = "memory" if device.type == "cpu" else f"the memory of {device}"
+        how = f"decoded once, kept in {where} ({size})"
+    else:
+        how = f"decoded whenever they are read ({size} would not be kept)"
+    ahead = f"; {workers} processes read ahead" if workers else ""
+    return f"images: {how}{ahead}"
