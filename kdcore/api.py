@@ -9,15 +9,15 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from kdcore.cache import signal_source
+from kdcore.cache import Request, SignalCache
 from kdcore.contract import Setup
 from kdcore.data.source import DatasetSource, Samples, Source
 from kdcore.devices import device_of, find_device
 from kdcore.distiller import Distiller
 from kdcore.errors import ConfigError, DataError
-from kdcore.experiment import TrainConfig
 from kdcore.nested import to_device
 from kdcore.probe import evaluating
+from kdcore.sections import CacheConfig, TrainConfig
 from kdcore.selection import Entry
 from kdcore.taps import logits_of, run_model
 from kdcore.tasks import UNLABELLED, Classification
@@ -115,7 +115,8 @@ def distill(
         ):
             if data is not None:
                 _check_targets(data, name, classes)
-        signals, _ = signal_source(distiller.teachers, source, config.micro_batch, "auto", place)
+        request = Request(distiller.teachers, source, config.micro_batch, place)
+        signals = SignalCache(CacheConfig(), lambda _: None).source(request)
         history = train(
             distiller,
             source,

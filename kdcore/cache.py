@@ -1,127 +1,300 @@
-"""Where a training gets what its teachers say of a batch: asked live, or read where it is kept.
+"""What teachers said of every sample, kept in memory or on disk for all runs that ask it.
 
-A sample that is the same every epoch needs its teacher once. Both ways give the same bits.
+Whether it is kept at all, and where, is decided here. How it is read is in `listening`, the files
+are in `store`.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from kdcore.adapters import FixedAdapter
+from kdcore.arrays import ArraySpec
 from kdcore.data.source import Batch, Source
 from kdcore.errors import ConfigError
-from kdcore.signals import Signals
+from kdcore.fingerprint import fingerprint_of_facts
+from kdcore.listening import Arrays, KeptSignals, LiveSignals, SignalSource, Teachers, array_name
+from kdcore.sections import CacheConfig
+from kdcore.signals import SignalKey
+from kdcore.store import Slot, Store
+from kdcore.taps import TapAddress
 from kdcore.teacher import FrozenTeacher
 
-BUDGET_BYTES = 2 * 2**30
-"""Signals are kept where those of all samples take no more than this."""
+CHECKED_SAMPLES = 8
+"""So many samples are computed anew when a cache on disk is opened, and compared."""
 
-Teachers = Mapping[str, FrozenTeacher]
-
-
-class SignalSource(Protocol):
-    """Whoever knows what teachers say of a batch."""
-
-    def signals(self, batch: Batch) -> Mapping[str, Signals]:
-        """Return what each teacher says, on the batch's device."""
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+"""How far they may be from what is kept, as a share of its largest value: another processor's
+rounding is allowed for, another teacher is not."""
 
 
-class LiveSignals:
-    """Teachers that are asked for each batch.
+def default_folder() -> Path:
+    """Return where caches on disk are: ``$KDCORE_CACHE``, or in the user's cache folder."""
+    if own := os.environ.get("KDCORE_CACHE"):
+        return Path(own).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser().absolute() / "kdcore" / "teachers"
 
-    Args:
-        teachers: the teachers by name.
-        batch_size: samples that they are given at a time.
-    """
 
-    def __init__(self, teachers: Teachers, batch_size: int | None = None) -> None:
-        self._teachers = teachers
-        self._batch_size = batch_size
-
-    def signals(self, batch: Batch) -> dict[str, Signals]:
-        """Run every teacher on the batch."""
-        return {
-            name: teacher.signals(batch.teacher_inputs, self._batch_size)
-            for name, teacher in self._teachers.items()
-        }
+def open_store(config: CacheConfig) -> Store:
+    """Return the store of caches on disk."""
+    return Store(config.folder or default_folder(), config.disk)
 
 
 @dataclass(frozen=True)
-class CachedSignals:
-    """What the teachers said of every sample of one source, read by index.
+class Request:
+    """What a training wants of its teachers.
 
     Attributes:
-        tables: by teacher; each tensor is ``[samples, ...]``.
-        device: where gathered signals are put.
-    """
-
-    tables: Mapping[str, Signals]
-    device: torch.device
-
-    def signals(self, batch: Batch) -> dict[str, Signals]:
-        """Gather what the teachers said of the batch's samples."""
-
-        def gather(tensor: Tensor) -> Tensor:
-            return tensor.index_select(0, batch.indices.to(tensor.device)).to(self.device)
-
-        return {name: table.map(gather) for name, table in self.tables.items()}
-
-
-def signal_source(
-    teachers: Teachers, source: Source, batch_size: int, choice: str, device: torch.device
-) -> tuple[SignalSource, str]:
-    """Decide how a training hears its teachers, and run them once over all samples to keep it.
-
-    Args:
-        teachers: the teachers by name.
+        teachers: the teachers by name, with what the training wants of each.
         source: what will be learned from.
         batch_size: samples that the teachers are given at a time, live or kept.
-        choice: ``"auto"``, ``"memory"`` or ``"off"``.
         device: of the training.
-
-    Returns:
-        The source of signals, and a line that says what was chosen and why.
-
-    Raises:
-        ConfigError: ``"memory"`` for samples that are not the same every epoch.
+        facts: what else the signals depend on, the teachers' fingerprints above all; None where
+            that is not known, so that nothing can be kept beyond this training.
     """
-    live = LiveSignals(teachers, batch_size)
-    if choice == "memory" and source.views != 1:
-        raise ConfigError("teacher_cache = 'memory' needs samples that are the same every epoch")
-    if choice == "off":
-        return live, "the teacher runs every epoch, as asked"
-    if source.views != 1:
-        return live, "the teacher runs every epoch: samples may differ from epoch to epoch"
-    needed = bytes_needed(live, source, device)
-    size = f"{needed / 2**20:,.1f} MiB"
-    if choice == "auto" and needed > BUDGET_BYTES:
-        return live, f"the teacher runs every epoch: what it says takes {size}, more than is kept"
-    kept = keep_signals(live, source, batch_size, device)
-    return kept, f"the teacher runs once, what it says is kept: {size}"
+
+    teachers: Teachers
+    source: Source
+    batch_size: int
+    device: torch.device
+    facts: Mapping[str, object] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Samples times views: the rows that are kept of each signal."""
+        return (self.source.views or 0) * len(self.source)
+
+    def batches(self) -> Iterator[tuple[Tensor, Batch]]:
+        """Go through all views of all samples; each with the rows that its signals have."""
+        for view in range(self.source.views or 0):
+            for indices in torch.split(torch.arange(len(self.source)), self.batch_size):
+                batch = self.source.batch(indices, view).to(self.device)
+                yield indices + view * len(self.source), batch
 
 
-def bytes_needed(live: LiveSignals, source: Source, device: torch.device) -> int:
-    """Return how many bytes the signals of all samples take, from those of one."""
-    sample = source.batch(torch.arange(1)).to(device)
-    signals = live.signals(sample)
-    one = sum(tensor.nbytes for heard in signals.values() for _, tensor in heard.named())
-    return one * len(source)
+class SignalCache:
+    """The signals that one process keeps for its runs, and those that others left on disk.
+
+    Args:
+        config: how they are kept.
+        note: told in one line what was chosen, before it is done, and what went wrong.
+    """
+
+    def __init__(self, config: CacheConfig, note: Callable[[str], None]) -> None:
+        self._config = config
+        self._note = note
+        self._memory: dict[str, Arrays] = {}
+        self._expected: dict[str, dict[SignalKey, FixedAdapter | None]] = {}
+        self._copied: dict[str, set[TapAddress]] = {}
+
+    def expect(self, teachers: Teachers) -> None:
+        """Take note of what a run that is yet to come will want, to compute it in the same pass."""
+        for name, teacher in teachers.items():
+            self._expected.setdefault(name, {}).update(teacher.wanted)
+            self._copied.setdefault(name, set()).update(teacher.keep)
+
+    def source(self, request: Request) -> SignalSource:
+        """Decide how a training hears its teachers, and run them once where that is kept.
+
+        Raises:
+            ConfigError: keeping was asked for and cannot be done.
+        """
+        mode = self._config.mode
+        live = LiveSignals(request.teachers, request.batch_size)
+        if not request.teachers:
+            return live
+        if mode == "off":
+            self._note("the teacher runs every epoch, as asked")
+            return live
+        if request.source.views is None:
+            if mode != "auto":
+                raise ConfigError(
+                    f"cache.mode = {mode!r} needs samples that are the same every epoch, or views "
+                    "that come again (augment.views)"
+                )
+            self._note("the teacher runs every epoch: its images are not the same every epoch")
+            return live
+        arrays = self._kept(request)
+        if arrays is None:
+            return live
+        return KeptSignals(arrays, request.teachers, len(request.source), request.device)
+
+    def _kept(self, request: Request) -> Arrays | None:
+        """Return the arrays that answer a request, found or computed now; None to ask live."""
+        facts = self._facts(request)
+        key = fingerprint_of_facts(facts) if facts else ""
+        wanted = {
+            array_name(name, f"tap {each}")
+            for name, teacher in request.teachers.items()
+            for each in teacher.wanted
+        }
+        if key in self._memory and wanted <= set(self._memory[key]):
+            self._note("the teacher does not run: what it says is kept already")
+            return self._memory[key]
+        widest = {name: self._widest(name, each) for name, each in request.teachers.items()}
+        live = LiveSignals(widest, request.batch_size)
+        try:
+            specs = dict(_specs(live, request, self._config.dtype))
+            nbytes = sum(spec.nbytes for spec in specs.values())
+            where = self._where(nbytes, facts)
+            if where == "disk":
+                assert facts is not None
+                return self._on_disk(request, live, specs, {**facts, "base": key})
+            if where == "memory":
+                self._note(_said(request, nbytes, "memory"))
+                place = _place(request.device, nbytes)
+                arrays = {
+                    name: torch.empty(spec.shape, dtype=spec.dtype, device=place)
+                    for name, spec in specs.items()
+                }
+                _fill(arrays, live, request)
+                # One teacher's at a time: that of another seed is not asked for again.
+                self._memory = {key: arrays} if facts else {}
+                return arrays
+            return None
+        finally:
+            for teacher in widest.values():
+                teacher.release()
+
+    def _on_disk(
+        self,
+        request: Request,
+        live: LiveSignals,
+        specs: Mapping[str, ArraySpec],
+        facts: Mapping[str, object],
+    ) -> Arrays:
+        store, names = open_store(self._config), sorted(specs)
+        key = _entry_with(store, str(facts["base"]), names)
+        with store.locked(key) as slot:
+            arrays = self._read(slot, live, request)
+            if arrays is None:
+                nbytes = sum(spec.nbytes for spec in specs.values())
+                self._note(_said(request, nbytes, str(store.folder)))
+                with slot.building(specs, {**facts, "arrays": names}) as made:
+                    _fill(made, live, request)
+                arrays = slot.open().arrays
+        assert arrays is not None
+        return arrays
+
+    def _read(self, slot: Slot, live: LiveSignals, request: Request) -> Arrays | None:
+        """Open an entry on disk and hold it against the teachers; None where it does not serve."""
+        opened = slot.open()
+        problem = opened.problem
+        if opened.arrays is not None:
+            if _agrees(opened.arrays, live, request):
+                self._note(f"the teacher does not run: what it says was kept in {slot.folder}")
+                return opened.arrays
+            problem = f"{slot.folder} is not what the teacher says"
+            slot.remove()
+        if problem:
+            self._note(f"teacher cache: {problem}; the teacher is asked again")
+        return None
+
+    def _facts(self, request: Request) -> dict[str, object] | None:
+        """Return all that kept signals depend on, but for what is tapped; None if not known."""
+        fingerprint = None if request.facts is None else request.source.fingerprint
+        if fingerprint is None:
+            return None
+        return {
+            **(request.facts or {}),
+            "data": fingerprint,
+            "views": request.source.views,
+            "batch_size": request.batch_size,
+            "dtype": self._config.dtype,
+            "device": request.device.type,
+            "threads": torch.get_num_threads(),
+            "processor": torch.backends.cpu.get_cpu_capability(),
+            "torch": torch.__version__,
+        }
+
+    def _where(self, nbytes: int, facts: Mapping[str, object] | None) -> str:
+        mode = self._config.mode
+        if mode == "disk" and facts is None:
+            raise ConfigError("cache.mode = 'disk' needs data and teachers with a fingerprint")
+        if mode != "auto":
+            return mode
+        if nbytes <= self._config.memory:
+            return "memory"
+        if facts is not None and nbytes <= self._config.disk:
+            return "disk"
+        self._note(
+            f"the teacher runs every epoch: what it says takes {_mib(nbytes)}, more than "
+            "cache.memory and cache.disk allow"
+        )
+        return "live"
+
+    def _widest(self, name: str, teacher: FrozenTeacher) -> FrozenTeacher:
+        """Return the teacher again, asked for what other runs will want as well."""
+        wanted = {**teacher.wanted, **self._expected.get(name, {})}
+        copied = teacher.keep | self._copied.get(name, set())
+        return FrozenTeacher(teacher.model, wanted, teacher.where, copied, teacher.precision)
 
 
-def keep_signals(
-    live: LiveSignals, source: Source, batch_size: int, device: torch.device
-) -> CachedSignals:
-    """Run the teachers once over a source whose samples are the same every epoch."""
-    tables: dict[str, Signals] = {}
-    for indices in torch.split(torch.arange(len(source)), batch_size):
-        for name, heard in live.signals(source.batch(indices).to(device)).items():
-            table = tables.setdefault(name, heard.map(lambda t: _empty(len(source), t)))
-            for (_, kept), (_, tensor) in zip(table.named(), heard.named(), strict=True):
-                kept[indices] = tensor.cpu()
-    return CachedSignals(tables, device)
+def _specs(live: LiveSignals, request: Request, dtype: str) -> Iterator[tuple[str, ArraySpec]]:
+    """Say what the arrays of all rows are like, from one sample."""
+    first = request.source.batch(torch.arange(1)).to(request.device)
+    for name, heard in live.signals(first).items():
+        for signal, tensor in heard.named():
+            kept = tensor.dtype
+            if tensor.is_floating_point() and dtype != "float32":
+                kept = getattr(torch, dtype)
+            yield array_name(name, signal), ArraySpec((request.rows, *tensor.shape[1:]), kept)
 
 
-def _empty(samples: int, like: Tensor) -> Tensor:
-    return torch.empty((samples, *like.shape[1:]), dtype=like.dtype)
+def _fill(arrays: Arrays, live: LiveSignals, request: Request) -> None:
+    for rows, batch in request.batches():
+        for name, heard in live.signals(batch).items():
+            for signal, tensor in heard.named():
+                array = arrays[array_name(name, signal)]
+                array[int(rows[0]) : int(rows[-1]) + 1] = tensor.to(array.device, array.dtype)
+
+
+def _agrees(arrays: Arrays, live: LiveSignals, request: Request) -> bool:
+    """Return whether a few samples, computed anew, are what is kept of them."""
+    count = len(request.source)
+    indices = torch.linspace(0, count - 1, min(CHECKED_SAMPLES, count)).long()
+    view = (request.source.views or 1) - 1
+    batch = request.source.batch(indices, view).to(request.device)
+    for name, heard in live.signals(batch).items():
+        for signal, tensor in heard.named():
+            array = arrays.get(array_name(name, signal))
+            if array is None or array.shape != (request.rows, *tensor.shape[1:]):
+                return False
+            kept, now = array[indices + view * count].double(), tensor.cpu().double()
+            allowed = TOLERANCE.get(array.dtype, 0.0) * float(kept.abs().max())
+            if not bool((kept - now).abs().le(allowed).all()):
+                return False
+    return True
+
+
+def _entry_with(store: Store, base: str, names: Sequence[str]) -> str:
+    """Return the key of an entry that holds these arrays, others beside them or not."""
+    for entry in store.entries():
+        arrays = entry.facts.get("arrays")
+        if entry.facts.get("base") != base or not isinstance(arrays, list):
+            continue
+        if set(names) <= set(arrays):
+            return entry.key
+    return fingerprint_of_facts({"base": base, "arrays": list(names)})
+
+
+def _place(device: torch.device, nbytes: int) -> torch.device:
+    """Return the device itself where that leaves half of what is free there, else the CPU."""
+    if device.type == "cuda" and nbytes <= torch.cuda.mem_get_info(device)[0] // 2:
+        return device
+    return torch.device("cpu")
+
+
+def _said(request: Request, nbytes: int, place: str) -> str:
+    views = request.source.views or 1
+    passes = "runs once" if views == 1 else f"runs {views} times, once a view"
+    return f"the teacher {passes}; what it says is kept in {place}: {_mib(nbytes)}"
+
+
+def _mib(nbytes: int) -> str:
+    return f"{nbytes / 2**20:,.1f} MiB"

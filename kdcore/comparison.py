@@ -88,6 +88,7 @@ def _rehearse(context: RunContext, config: ComparisonConfig) -> None:
         weight = _task_weight(config, candidate)
         with context.distiller(seed, fresh, teacher, candidate.strategies, weight) as distiller:
             lines = describe(distiller)
+            context.cache.expect(distiller.teachers)
         assert digest_of(fresh.state_dict()) == start  # a set-up changes no weight
         show(f"candidate [bold]{escape(candidate.label)}[/]", highlight=False)
         for line in lines:

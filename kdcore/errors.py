@@ -51,7 +51,15 @@ class StrategyError(RunError):
 
 
 class NonFiniteLossError(RunError):
-    """A loss became infinite or not a number; nothing was saved after it did."""
+    """A loss became infinite or not a number; nothing was saved after it did.
+
+    Attributes:
+        indices: the samples of the step that made it, where they are known.
+    """
+
+    def __init__(self, message: str, indices: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.indices = indices
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -1,196 +1,26 @@
-"""What an experiment file may say: every key, its type, its bounds and its default.
+"""What an experiment is: sections, strategies, and whether it is one run or a comparison.
 
-Reading and writing such files is in `configfile`; what the keys do is where they are used.
+The sections' keys are in `sections`; reading and writing files in `configfile`.
 """
 
-import re
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kdcore.sections import (
+    MODEL,
+    AugmentConfig,
+    CacheConfig,
+    DataConfig,
+    ModelConfig,
+    NotNegative,
+    Section,
+    Seed,
+    TrainConfig,
 )
-
 from kdcore.validation import describe_validation
 
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-
-MODEL = "deepnn, lightnn, torchvision/NAME or package.module:callable"
 LABEL = r"[A-Za-z0-9_][A-Za-z0-9_+@-]*"
-
-
-class Section(BaseModel):
-    """A table of an experiment file: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, values: Any) -> Any:
-        for key, value in values.items() if isinstance(values, dict) else ():
-            field = cls.model_fields.get(key)
-            if isinstance(value, bool) and field and "bool" not in str(field.annotation):
-                raise ValueError(f"{key}: {str(value).lower()} is no value for it")
-        return values
-
-
-class DataConfig(Section):
-    """Where the images come from, how they are split, and which labels the student may see."""
-
-    name: Literal["digits", "cifar10", "cifar100", "folder", "csv"] = Field(
-        "digits", description="which kind of data"
-    )
-    root: Path | None = Field(
-        None, description="the folder that holds the data; for csv the file of paths and labels"
-    )
-    labels: int | None = Field(
-        None, ge=1, description="keep this many labels for the students, equally many a class"
-    )
-    limit: int | None = Field(
-        None, ge=1, description="use only the first so many images, in training and in test"
-    )
-    validation: float = Field(
-        0.0, ge=0, lt=1, description="share of the training images held out to choose weights on"
-    )
-    test_share: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="share held out for testing where a folder or csv has no test part; 0.2 where "
-        "not given",
-    )
-    split_seed: Seed = Field(0, description="seed of every split that kdcore makes")
-    group_by: str | None = Field(
-        None,
-        description="regular expression on the relative path; files whose first group (or whole "
-        "match) is equal stay on one side of a split",
-    )
-    skip_unreadable: bool = Field(
-        False, description="leave out images that cannot be read, and list them, instead of failing"
-    )
-
-    @field_validator("root")
-    @classmethod
-    def _absolute(cls, root: Path | None) -> Path | None:
-        return None if root is None else root.expanduser().absolute()
-
-    @field_validator("group_by")
-    @classmethod
-    def _compiles(cls, pattern: str | None) -> str | None:
-        if pattern is not None:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"not a regular expression: {error}") from None
-        return pattern
-
-    @model_validator(mode="after")
-    def _settings_that_are_used(self) -> Self:
-        if self.root is None and self.name != "digits":
-            raise ValueError(f"data.name = {self.name!r} needs data.root (--root DIR)")
-        if self.root is not None and self.name == "digits":
-            raise ValueError("root would be ignored: digits come with scikit-learn; set data.name")
-        for key in ("group_by", "skip_unreadable", "test_share"):
-            if getattr(self, key) and self.name not in ("folder", "csv"):
-                raise ValueError(f"{key} would be ignored: only folder and csv read image files")
-        return self
-
-
-class ModelConfig(Section):
-    """A model by name, and where its weights begin."""
-
-    model: str = Field(min_length=1, description=MODEL)
-    weights: Path | None = Field(None, description="file of weights to begin with")
-    image_size: int | None = Field(
-        None, ge=1, description="side in pixels of the square images that the model is given"
-    )
-    mean: tuple[float, float, float] = Field(
-        (0.485, 0.456, 0.406), description="subtracted from each channel, of values in 0 to 1"
-    )
-    std: tuple[Positive, Positive, Positive] = Field(
-        (0.229, 0.224, 0.225), description="each channel is divided by it afterwards"
-    )
-
-    @field_validator("weights")
-    @classmethod
-    def _absolute(cls, weights: Path | None) -> Path | None:
-        return None if weights is None else weights.expanduser().absolute()
-
-
-class TrainConfig(Section):
-    """The budget and the optimizer of one training."""
-
-    epochs: int = Field(10, ge=1, description="passes over the training images")
-    batch_size: int = Field(128, ge=1, description="images an optimizer step")
-    accumulate: int = Field(
-        1, ge=1, description="micro-batches that each batch is computed in, to save memory"
-    )
-    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="PyTorch's optimizer")
-    lr: Positive = Field(1e-3, description="learning rate")
-    weight_decay: NotNegative = Field(0.0, description="PyTorch's weight decay")
-    momentum: float | None = Field(
-        None, ge=0, lt=1, description="momentum of sgd; 0.9 where not given"
-    )
-    nesterov: bool | None = Field(None, description="whether sgd's momentum is Nesterov's")
-    schedule: Literal["constant", "cosine", "step", "one-cycle"] = Field(
-        "constant", description="how the learning rate moves, by optimizer step"
-    )
-    milestones: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
-        None, description="epochs after which the step schedule multiplies by `gamma`"
-    )
-    gamma: Positive | None = Field(
-        None, description="factor of the step schedule; 0.1 where not given"
-    )
-    warmup_epochs: NotNegative = Field(
-        0.0, description="epochs over which the learning rate first rises from 1 % linearly"
-    )
-    clip_norm: Positive | None = Field(None, description="largest norm of the whole gradient")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
-    labelled_share: float = Field(
-        0.25,
-        gt=0,
-        lt=1,
-        description="share of each batch drawn from the labelled images, where others have none",
-    )
-
-    @property
-    def micro_batch(self) -> int:
-        """Images that are computed at a time, and that a teacher is given at a time."""
-        return -(-self.batch_size // self.accumulate)
-
-    @model_validator(mode="after")
-    def _settings_that_are_used(self) -> Self:
-        self._refuse("optimizer = 'sgd'", self.optimizer != "sgd", "momentum", "nesterov")
-        self._refuse("schedule = 'step'", self.schedule != "step", "milestones", "gamma")
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs momentum above 0")
-        if self.schedule == "step" and not self.milestones:
-            raise ValueError("schedule = 'step' needs milestones, such as [5, 8]")
-        if self.milestones and list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError("milestones must rise")
-        if self.milestones and self.milestones[0] <= self.warmup_epochs:
-            raise ValueError("milestones must come after warmup_epochs")
-        if self.accumulate > self.batch_size:
-            raise ValueError("accumulate must not be more than batch_size")
-        if self.schedule == "one-cycle" and self.warmup_epochs:
-            raise ValueError("schedule = 'one-cycle' has a warm-up of its own")
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError("warmup_epochs must be less than epochs")
-        return self
-
-    def _refuse(self, owner: str, wrong: bool, *keys: str) -> None:
-        given = [key for key in keys if getattr(self, key) is not None]
-        if wrong and given:
-            raise ValueError(f"{' and '.join(given)} would be ignored: only {owner} has it")
 
 
 class TeacherConfig(ModelConfig):
@@ -258,16 +88,13 @@ class Experiment(Section):
         None, description="weight of the task's loss; the strategies' own where not given"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
-    teacher_cache: Literal["auto", "memory", "off"] = Field(
-        "auto",
-        description="keep what the teacher says of each image instead of asking every epoch: "
-        "where it fits, always, or never; the numbers are the same",
-    )
     wrappers: tuple[str, ...] = Field((), description="hook wrappers to use, by name")
     data: DataConfig = DataConfig()
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
     train: TrainConfig = TrainConfig()
+    augment: AugmentConfig = AugmentConfig()
+    cache: CacheConfig = CacheConfig()
 
     @property
     def teacher_train(self) -> TrainConfig:

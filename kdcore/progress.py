@@ -17,7 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from kdcore.trainer import EpochRecord, StepRecord
+from kdcore.readings import StepRecord
+from kdcore.trainer import EpochRecord
 
 
 class TrainingDisplay:

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from kdcore.cache import signal_source
+from kdcore.cache import Request, SignalCache
 from kdcore.catalog import WRAPPERS, Catalog, own_version
 from kdcore.configfile import as_toml
 from kdcore.contract import Setup
@@ -21,7 +21,7 @@ from kdcore.devices import find_device
 from kdcore.distiller import Distiller
 from kdcore.errors import ModelError
 from kdcore.evaluation import evaluate
-from kdcore.experiment import Experiment, StrategyConfig, TrainConfig
+from kdcore.experiment import Experiment, StrategyConfig
 from kdcore.files import load_weights, make_folder, save_weights, write_bytes
 from kdcore.fingerprint import digest_of, fingerprint_of, fingerprint_of_facts, source_of
 from kdcore.job import (
@@ -37,6 +37,7 @@ from kdcore.job import (
 from kdcore.models.build import build_model
 from kdcore.progress import MetricsLog, TrainingDisplay
 from kdcore.resolved import resolve
+from kdcore.sections import TrainConfig
 from kdcore.selection import select
 from kdcore.tasks import Classification, Task
 from kdcore.trainer import History, train
@@ -85,7 +86,12 @@ class RunContext:
         wrappers = Catalog(WRAPPERS)
         self.wrappers = {name: wrappers.load(name)[0] for name in experiment.wrappers}
         self.data: PreparedData = prepare_data(experiment, self.device)
+        self.cache = SignalCache(experiment.cache, self.note)
         self._starts: dict[int, str] = {}
+
+    def note(self, text: str) -> None:
+        """Print a line about the training that runs."""
+        self.console.print(f"  {text}", markup=False, highlight=False, soft_wrap=True)
 
     @property
     def classes(self) -> int:
@@ -228,7 +234,7 @@ def run_student(
         if kept is not None:
             return kept
         write_bytes(job.folder / CONFIG, as_toml(resolved).encode())
-        history, seconds = _train(context, distiller, config, job)
+        history, seconds = _train(context, distiller, config, job, teacher)
     best_accuracy = None
     save_weights(job.folder / STUDENT_WEIGHTS, student.state_dict())
     if history.best_weights is not None:
@@ -249,7 +255,11 @@ def _kept(context: RunContext, job: Job) -> RunResult | None:
 
 
 def _train(
-    context: RunContext, distiller: Distiller, config: TrainConfig, job: Job
+    context: RunContext,
+    distiller: Distiller,
+    config: TrainConfig,
+    job: Job,
+    teacher: Teacher | None = None,
 ) -> tuple[History, float]:
     data, teaches = context.data, job.kind == "teacher"
     source = data.teacher if teaches else data.student
@@ -258,15 +268,14 @@ def _train(
         TrainingDisplay(context.console, f"{job.name}, seed {job.seed}", config.epochs) as display,
         MetricsLog(job.folder / METRICS) as log,
     ):
-        signals, decision = signal_source(
-            distiller.teachers,
-            source,
-            config.micro_batch,
-            context.experiment.teacher_cache,
-            context.device,
+        facts = {
+            "teachers": {TEACHER: teacher.fingerprint} if teacher else {},
+            "precision": config.precision,
+            "compile": config.compile,
+        }
+        signals = context.cache.source(
+            Request(distiller.teachers, source, config.micro_batch, context.device, facts)
         )
-        if distiller.members:
-            display.note(decision)
         history = train(
             distiller,
             source,

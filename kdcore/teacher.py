@@ -36,6 +36,8 @@ class FrozenTeacher:
     ) -> None:
         self.model = model
         self.wanted = dict(wanted)
+        self.where = where
+        self.keep = frozenset(keep)
         self.precision = precision
         self._modes = [(module, module.training) for module in model.modules()]
         self._recorder = TapRecorder(model, [key.address for key in wanted], where, keep)
@@ -74,11 +76,11 @@ class FrozenTeacher:
 
     def _adapted(self, activation: Tensor, adapter: FixedAdapter | None) -> Tensor:
         activation = in_precision(activation, self.precision)
-        if adapter is None:
-            return activation
-        with torch.autocast(activation.device.type, enabled=False):
-            adapted: Tensor = adapter(activation)
-        return adapted
+        if adapter is not None:
+            with torch.autocast(activation.device.type, enabled=False):
+                activation = adapter(activation)
+        # In what order a loss adds up depends on the layout, and what is kept has this one.
+        return activation.contiguous()
 
     def release(self) -> None:
         """Take the hooks off the model and put its mode back."""

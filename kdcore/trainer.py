@@ -6,40 +6,25 @@ It knows the distiller and its losses, not the strategies behind them.
 import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from kdcore.cache import LiveSignals, SignalSource
+from kdcore.averaging import WeightAverage
+from kdcore.data.feed import Feed, Plan
 from kdcore.data.order import Order
 from kdcore.data.source import Batch, Source
 from kdcore.distiller import Distiller, Losses
 from kdcore.errors import NonFiniteLossError, StrategyError
 from kdcore.evaluation import evaluate
-from kdcore.experiment import TrainConfig
-from kdcore.optimizers import build_optimizer, build_schedule, clip
+from kdcore.listening import LiveSignals, SignalSource
+from kdcore.optimizers import build_optimizer, build_schedule, clip, step_unless
+from kdcore.readings import Readings, StepRecord, mean_of
+from kdcore.sections import TrainConfig
 from kdcore.tasks import Counts
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What one optimizer step gave.
-
-    Attributes:
-        epoch: from 0.
-        step: optimizer steps taken before, from 0.
-        steps: optimizer steps of the whole training.
-        samples: samples of the step.
-        losses: ``"total"``, ``"task"`` and the auxiliary losses by label, unweighted.
-    """
-
-    epoch: int
-    step: int
-    steps: int
-    samples: int
-    losses: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -111,6 +96,8 @@ def train(
     test: Source | None = None,
     validation: Source | None = None,
     signals: SignalSource | None = None,
+    workers: int = 0,
+    read_every: int | None = None,
     observers: Sequence[Observer] = (),
 ) -> History:
     """Train the student of a distiller.
@@ -126,67 +113,126 @@ def train(
         test: samples to report the accuracy on after each epoch; they choose nothing.
         validation: samples to choose the best weights on.
         signals: what the teachers say of the source's samples; they are asked if not given.
-        observers: told of each step and epoch.
+        workers: processes that make batches ahead; 0 to make them here.
+        read_every: optimizer steps between two readings of losses; as fits the device if not
+            given.
+        observers: told of each step and epoch, of steps whenever they are read.
 
     Raises:
         NonFiniteLossError: a loss became infinite or not a number; the step is not taken.
         StrategyError: a strategy failed, or has a parameter that no loss depends on.
     """
-    signals = signals or LiveSignals(distiller.teachers)
-    order = Order(source.targets, config.batch_size, config.labelled_share, seed)
-    optimizer = build_optimizer(distiller.parameters(), config)
-    schedule = build_schedule(optimizer, config, order.steps)
-    history = History()
+    training = _Training(distiller, source, config, seed, signals, workers, read_every, observers)
     torch.manual_seed(seed)
     modes = [(module, module.training) for module in distiller.student.modules()]
     distiller.train()
+    history = History()
     for epoch in range(config.epochs):
-        distiller.epoch = epoch
-        records = []
         started = time.perf_counter()
-        for indices in order.epoch(epoch):
-            optimizer.zero_grad()
-            losses = _backward(distiller, source, indices, config.accumulate, signals)
-            _check(distiller, losses)
-            clip(distiller.parameters(), config.clip_norm)
-            optimizer.step()
-            lr = float(schedule.get_last_lr()[0])
-            schedule.step()
-            record = StepRecord(
-                epoch, distiller.step, config.epochs * order.steps, len(indices), losses
-            )
-            distiller.advance()
-            records.append(record)
-            for observer in observers:
-                observer.on_step(record)
-        _check_weights(distiller)
+        records, lr = training.epoch(epoch)
         seconds = time.perf_counter() - started
-        accuracy = evaluate(distiller.student, test, distiller.task).accuracy if test else None
-        score = evaluate(distiller.student, validation, distiller.task) if validation else None
-        summary = EpochRecord(
-            epoch + 1,
-            _mean(records, "total"),
-            {label: _mean(records, label) for label in records[0].losses if label != "total"},
-            accuracy,
-            score.accuracy if score else None,
-            lr,
-            sum(record.samples for record in records),
-            seconds,
-        )
-        history.add(summary, distiller)
+        with training.average():
+            accuracy = _score(distiller, test)
+            chosen = _score(distiller, validation)
+            losses = mean_of(records)
+            total = losses.pop("total")
+            samples = sum(record.samples for record in records)
+            record = EpochRecord(epoch + 1, total, losses, accuracy, chosen, lr, samples, seconds)
+            history.add(record, distiller)
         for observer in observers:
-            observer.on_epoch(summary)
-    optimizer.zero_grad()
-    for module, training in modes:
-        module.training = training
+            observer.on_epoch(record)
+    training.finish()
+    for module, mode in modes:
+        module.training = mode
     return history
 
 
+class _Training:
+    """What a training consists of, and how one epoch of it goes."""
+
+    def __init__(
+        self,
+        distiller: Distiller,
+        source: Source,
+        config: TrainConfig,
+        seed: int,
+        signals: SignalSource | None,
+        workers: int,
+        read_every: int | None,
+        observers: Sequence[Observer],
+    ) -> None:
+        self._distiller = distiller
+        self._config = config
+        self._observers = observers
+        self._signals = signals or LiveSignals(distiller.teachers)
+        self._order = Order(source.targets, config.batch_size, config.labelled_share, seed)
+        wanted = self._signals.needs_inputs
+        feed = Feed(source, distiller.device, workers=workers, teacher=wanted)
+        self._batches = feed.batches(_plans(self._order, source, config))
+        self._optimizer = build_optimizer(distiller.parameters(), config)
+        self._schedule = build_schedule(self._optimizer, config, self._order.steps)
+        self._readings = Readings(config.epochs * self._order.steps, distiller.device, read_every)
+        decay = config.weight_average
+        self._average = WeightAverage(distiller.student, decay) if decay else None
+
+    def epoch(self, epoch: int) -> tuple[list[StepRecord], float]:
+        """Take all steps of one epoch; return their losses and the last learning rate."""
+        distiller, optimizer, schedule = self._distiller, self._optimizer, self._schedule
+        distiller.epoch = epoch
+        records: list[StepRecord] = []
+        lr = self._config.lr
+        for _ in range(self._order.steps):
+            batches = next(self._batches)
+            optimizer.zero_grad()
+            losses = _backward(distiller, batches, self._signals)
+            self._readings.add(epoch, distiller.step, [b.indices for b in batches], losses)
+            _check_gradients(distiller)
+            clip(distiller.parameters(), self._config.clip_norm)
+            step_unless(optimizer, self._readings.stopped)
+            lr = float(schedule.get_last_lr()[0])
+            schedule.step()
+            distiller.advance()
+            if self._average:
+                self._average.update()
+            if self._readings.due:
+                records += self._read()
+        records += self._read()
+        _check_weights(distiller)
+        return records, lr
+
+    def _read(self) -> list[StepRecord]:
+        records = self._readings.read()
+        for record in records:
+            for observer in self._observers:
+                observer.on_step(record)
+        return records
+
+    def average(self) -> AbstractContextManager[None]:
+        """Give the student the average of its weights for a while, where there is one."""
+        return self._average.applied() if self._average else nullcontext()
+
+    def finish(self) -> None:
+        """Leave the student with the weights that count, and without gradients."""
+        if self._average:
+            self._average.apply()
+        self._optimizer.zero_grad()
+
+
+def _plans(order: Order, source: Source, config: TrainConfig) -> Iterator[Plan]:
+    """Go through the steps of all epochs."""
+    for epoch in range(config.epochs):
+        for indices in order.epoch(epoch):
+            yield Plan(indices.chunk(config.accumulate), source.view(epoch))
+
+
+def _score(distiller: Distiller, source: Source | None) -> float | None:
+    return evaluate(distiller.student, source, distiller.task).accuracy if source else None
+
+
 def _backward(
-    distiller: Distiller, source: Source, indices: Tensor, parts: int, signals: SignalSource
-) -> dict[str, float]:
+    distiller: Distiller, batches: Sequence[Batch], signals: SignalSource
+) -> dict[str, Tensor]:
     """Add up the gradients of one optimizer step and return its losses."""
-    batches = [source.batch(part).to(distiller.device) for part in indices.chunk(parts)]
     counts = _count(distiller, batches)
     sums: dict[str, Tensor] = {}
     for batch in batches:
@@ -196,20 +242,17 @@ def _backward(
             indices=batch.indices,
             signals=signals.signals(batch),
             counts=counts,
+            mixed=batch.mixed,
         )
         losses.total.backward()
         for label, value in _values(losses):
             sums[label] = sums[label] + value if label in sums else value
-    return dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+    return sums
 
 
 def _count(distiller: Distiller, batches: Sequence[Batch]) -> Counts:
-    total = None
-    for batch in batches:
-        counts = distiller.task.count(len(batch.indices), batch.targets)
-        total = counts if total is None else total + counts
-    assert total is not None
-    return total
+    first, *others = [distiller.task.count(len(batch.indices), batch.targets) for batch in batches]
+    return sum(others, start=first)
 
 
 def _values(losses: Losses) -> Iterator[tuple[str, Tensor]]:
@@ -219,22 +262,16 @@ def _values(losses: Losses) -> Iterator[tuple[str, Tensor]]:
         yield label, value.detach()
 
 
-def _check(distiller: Distiller, losses: Mapping[str, float]) -> None:
-    """Refuse to step on losses that are no numbers, or past parameters that nothing trains."""
-    for label in sorted(losses, key=lambda label: label == "total"):
-        if not abs(losses[label]) < float("inf"):
-            raise NonFiniteLossError(
-                f"the loss {label!r} is {losses[label]} in epoch {distiller.epoch}, step "
-                f"{distiller.step}; the step was not taken: try a lower lr, clip_norm, or a "
-                "smaller weight"
+def _check_gradients(distiller: Distiller) -> None:
+    """Refuse, at the first step, parameters of strategies that nothing trains."""
+    if distiller.step:
+        return
+    for name, parameter in distiller.strategies.named_parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            raise StrategyError(
+                f"strategy {name.split('.')[0]!r}: its parameter {name} has no gradient: no "
+                "loss depends on it"
             )
-    if distiller.step == 0:
-        for name, parameter in distiller.strategies.named_parameters():
-            if parameter.requires_grad and parameter.grad is None:
-                raise StrategyError(
-                    f"strategy {name.split('.')[0]!r}: its parameter {name} has no gradient: no "
-                    "loss depends on it"
-                )
 
 
 def _check_weights(distiller: Distiller) -> None:
@@ -245,7 +282,3 @@ def _check_weights(distiller: Distiller) -> None:
                 f"{name} is not finite after epoch {distiller.epoch}, though every loss was: a "
                 "loss has a gradient that is not; nothing was saved"
             )
-
-
-def _mean(records: Sequence[StepRecord], label: str) -> float:
-    return sum(record.losses[label] for record in records) / len(records)

@@ -142,7 +142,7 @@ def test_tables_nested_too_deeply_are_refused_with_the_key(
         ("data = 5", "data: expected a table of keys (got 5)"),
         ("[data]\nroot = 5", "data.root: input is not a valid path"),
         ("[train]\noptimizer = 'lion'", "train.optimizer: input should be 'adam', 'adamw' or"),
-        ("teacher_cache = 'disk'", "teacher_cache: input should be 'auto', 'memory' or 'off'"),
+        ("[cache]\nmode = 'on'", "cache.mode: input should be 'auto', 'memory', 'disk' or 'off'"),
         ("'\\u001b[2J' = 1".replace("'", '"'), r"unknown key '\x1b[2J'"),
     ],
 )
@@ -500,7 +500,8 @@ def test_every_key_of_a_run_can_be_written_and_read_again(tmp_path: Path) -> Non
             "seed": 2**63 - 1,
             "task_weight": 0.1,
             "device": "cpu",
-            "teacher_cache": "off",
+            "augment": {"crop": 4, "flip": True, "views": 8, "resized_crop": 0.5, "seed": 3},
+            "cache": {"mode": "disk", "dtype": "float16", "memory": 5, "disk": 6, "folder": "/c"},
             "wrappers": ["profiler"],
             "data": {
                 "name": "folder",

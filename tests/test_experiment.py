@@ -10,14 +10,12 @@ from pydantic import BaseModel, ValidationError
 from kdcore.experiment import (
     CandidateConfig,
     ComparisonConfig,
-    DataConfig,
     Experiment,
-    ModelConfig,
     RunConfig,
     StrategyConfig,
     TeacherConfig,
-    TrainConfig,
 )
+from kdcore.sections import DataConfig, ModelConfig, TrainConfig
 from kdcore.validation import describe_validation
 
 CANDIDATE: dict[str, Any] = {"label": "a", "strategies": [{"name": "a"}]}
@@ -55,7 +53,16 @@ def test_keys_beside_the_four_of_an_entry_are_the_methods_settings() -> None:
 )
 def test_every_key_that_is_no_table_is_described(kind: type[BaseModel]) -> None:
     for key, field in kind.model_fields.items():
-        tables = ("data", "teacher", "student", "train", "strategies", "candidates")
+        tables = (
+            "data",
+            "teacher",
+            "student",
+            "train",
+            "augment",
+            "cache",
+            "strategies",
+            "candidates",
+        )
         assert field.description or key in tables, key
 
 

@@ -35,6 +35,7 @@ LAYERS = (
     ("kdcore.survey",),
     ("kdcore.adapters", "kdcore.losses", "kdcore.tasks"),
     # configuration, and what is installed
+    ("kdcore.sections",),
     ("kdcore.experiment",),
     ("kdcore.configfile",),
     ("kdcore.catalog",),
@@ -67,7 +68,14 @@ LAYERS = (
     ("kdcore.data.prepared",),
     ("kdcore.resolved",),
     # the loop
-    ("kdcore.optimizers", "kdcore.evaluation", "kdcore.cache"),
+    (
+        "kdcore.optimizers",
+        "kdcore.evaluation",
+        "kdcore.listening",
+        "kdcore.readings",
+        "kdcore.averaging",
+    ),
+    ("kdcore.cache",),
     ("kdcore.trainer",),
     ("kdcore.progress", "kdcore.job", "kdcore.api"),
     # runs
@@ -96,7 +104,7 @@ UPWARDS = {
 
 # Words that a plugin's name shares with the core's own vocabulary, by module.
 SHARED_WORDS = {
-    ("kdcore.experiment", "cosine"): "a schedule of the learning rate",
+    ("kdcore.sections", "cosine"): "a schedule of the learning rate",
     ("kdcore.optimizers", "cosine"): "a schedule of the learning rate",
     ("kdcore.taps", "logits"): "where a model's output keeps its logits",
     ("kdcore.signals", "logits"): "what a teacher's logits are called among its signals",

@@ -3,8 +3,8 @@ import torch
 from torch import nn, optim
 
 from kdcore.errors import ModelError
-from kdcore.experiment import TrainConfig
 from kdcore.optimizers import build_optimizer, build_schedule, clip
+from kdcore.sections import TrainConfig
 
 
 def _rates(config: TrainConfig, steps_an_epoch: int) -> list[float]:

@@ -5,7 +5,8 @@ from pathlib import Path
 from rich.console import Console
 
 from kdcore.progress import MetricsLog, TrainingDisplay
-from kdcore.trainer import EpochRecord, StepRecord
+from kdcore.readings import StepRecord
+from kdcore.trainer import EpochRecord
 
 LOSSES = {"total": 1.5, "task": 1.0, "logits": 2.0}
 STEP = StepRecord(0, 0, 4, 16, LOSSES)

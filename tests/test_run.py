@@ -134,11 +134,14 @@ def test_the_teacher_is_the_same_after_it_has_taught(tmp_path: Path) -> None:
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
 
 
-@pytest.mark.parametrize("cache", ["memory", "off"])
+@pytest.mark.parametrize("cache", ["memory", "disk", "off"])
 def test_the_teacher_cache_can_be_chosen_and_changes_no_number(tmp_path: Path, cache: str) -> None:
     config = _config("train.epochs=1")
     reference = _context(config, tmp_path / "auto")
-    context = _context(_config("train.epochs=1", f"teacher_cache={cache}"), tmp_path / cache)
+    context = _context(
+        _config("train.epochs=1", f"cache.mode={cache}", f"cache.folder={tmp_path / 'kept'}"),
+        tmp_path / cache,
+    )
     losses = []
     for each in (reference, context):
         teacher = run_teacher(each, 42)

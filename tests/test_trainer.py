@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from kdcore import Adapters, Features, Shapes, Strategy, Taps, hookimpl, squared_error
-from kdcore.cache import LiveSignals, keep_signals
+from kdcore.cache import Request, SignalCache
 from kdcore.data.source import DatasetSource
 from kdcore.distiller import Distiller
 from kdcore.errors import NonFiniteLossError, StrategyError
-from kdcore.experiment import TrainConfig
-from kdcore.trainer import EpochRecord, StepRecord, train
+from kdcore.readings import StepRecord
+from kdcore.sections import CacheConfig, TrainConfig
+from kdcore.trainer import EpochRecord, train
 
 
 class _Hint(Strategy):
@@ -69,7 +70,7 @@ def _source(
     targets = inputs[:, :3].argmax(1)
     if unlabelled:
         targets[-unlabelled:] = -100
-    return DatasetSource(TensorDataset(inputs, targets), "train_data")
+    return DatasetSource(TensorDataset(inputs, targets), "train_data", same_every_epoch=True)
 
 
 def _distiller(strategies: list[Strategy], source: DatasetSource) -> Distiller:
@@ -195,9 +196,11 @@ def test_the_teacher_cache_changes_no_bit() -> None:
     weights = []
     for cached in (False, True):
         distiller = _distiller([_Hint()], source)
-        live = LiveSignals(distiller.teachers, 16)
-        kept = keep_signals(live, source, 16, torch.device("cpu"))
-        train(distiller, source, _config(), 1, signals=kept if cached else live)
+        request = Request(distiller.teachers, source, 16, torch.device("cpu"))
+        mode = CacheConfig(mode="memory" if cached else "off")
+        signals = SignalCache(mode, lambda _: None).source(request)
+        assert signals.needs_inputs != cached
+        train(distiller, source, _config(), 1, signals=signals)
         weights.append(_weights(distiller))
     assert _same(*weights)
 

@@ -23,9 +23,9 @@ def command(
 
     from kdcore.automatic import find
     from kdcore.errors import TapError
-    from kdcore.experiment import ModelConfig
     from kdcore.models.build import build_model
     from kdcore.probe import trace
+    from kdcore.sections import ModelConfig
     from kdcore.taps import AUTO_KINDS
 
     built = build_model(ModelConfig(model=model), classes, image_size, "model")

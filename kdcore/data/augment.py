@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdcore.data.chance import below, beta, log_uniform, uniforms
-from kdcore.data.randaugment import BINS, OPERATIONS, randaugment
-from kdcore.errors import ConfigError, DataError
+from kdcore.data.randaugment import OPERATIONS, randaugment
+from kdcore.errors import DataError
+from kdcore.sections import AugmentConfig
 from kdcore.tasks import UNLABELLED
 
 # Part of what cached results are known by: raise it when the same settings give other pixels.
@@ -20,49 +21,6 @@ ALGORITHM = 1
 
 TRIES = 10
 """Crops that do not fit are drawn again so often, as torchvision does; then it is all the image."""
-
-
-@dataclass(frozen=True)
-class AugmentSettings:
-    """What is done to an image, in the order of the attributes.
-
-    Attributes:
-        resized_crop: smallest share of the area of a crop that is resized to the whole, None for
-            no such crop.
-        crop: pixels of black around the image that it is cropped from at its size.
-        flip: whether every other image is mirrored.
-        randaugment: operations of RandAugment an image.
-        magnitude: how strong these are, from 0 to 30.
-        mixup: alpha of mixup, 0 for none.
-        cutmix: alpha of CutMix, 0 for none.
-        views: how many views there are, which epochs go through in turn; None where each epoch
-            has its own.
-
-    Raises:
-        ConfigError: a value is out of bounds, or two exclude each other.
-    """
-
-    resized_crop: float | None = None
-    crop: int = 0
-    flip: bool = False
-    randaugment: int = 0
-    magnitude: int = 9
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    views: int | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("crop", "randaugment", "mixup", "cutmix"):
-            if getattr(self, key) < 0:
-                raise ConfigError(f"{key} is {getattr(self, key)}, expected 0 or more")
-        if self.resized_crop is not None and not 0 < self.resized_crop <= 1:
-            raise ConfigError(f"resized_crop is {self.resized_crop}, expected a share in (0, 1]")
-        if not 0 <= self.magnitude < BINS:
-            raise ConfigError(f"magnitude is {self.magnitude}, expected 0 to {BINS - 1}")
-        if self.views is not None and self.views < 1:
-            raise ConfigError(f"views is {self.views}, expected 1 or more")
-        if self.mixup and self.cutmix:
-            raise ConfigError("mixup and cutmix exclude each other: set one of them to 0")
 
 
 @dataclass(frozen=True)
@@ -112,24 +70,22 @@ class Augment:
     point (resized crops, RandAugment) may differ in the last level.
 
     Args:
-        settings: what is done.
-        seed: of all that is random.
+        settings: what is done, and the seed of all that is random.
     """
 
-    def __init__(self, settings: AugmentSettings, seed: int) -> None:
+    def __init__(self, settings: AugmentConfig) -> None:
         self.settings = settings
-        self.seed = seed
+        self.seed = settings.seed
 
     @property
     def active(self) -> bool:
         """Whether anything is done."""
-        s = self.settings
-        return bool(s.resized_crop or s.crop or s.flip or s.randaugment or s.mixup or s.cutmix)
+        return self.settings.active
 
     @property
     def mixes(self) -> bool:
         """Whether samples are mixed with others."""
-        return bool(self.settings.mixup or self.settings.cutmix)
+        return self.settings.mixes
 
     @property
     def replays(self) -> bool:

@@ -18,8 +18,8 @@ from kdcore.data.images import ImageData, LabelledImages
 from kdcore.data.split import TEST_SHARE, shuffled, stratified_split, stratified_subset
 from kdcore.data.table import list_table
 from kdcore.errors import DataError
-from kdcore.experiment import DataConfig
 from kdcore.randomness import derive_seed, stream
+from kdcore.sections import DataConfig
 from kdcore.tasks import UNLABELLED
 
 LOADERS: dict[str, Callable[[DataConfig], ImageData]] = {

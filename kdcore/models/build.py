@@ -14,10 +14,10 @@ from torch import nn
 from kdcore.data.images import Images
 from kdcore.data.preprocess import Preprocess
 from kdcore.errors import ModelError, unknown
-from kdcore.experiment import ModelConfig
 from kdcore.files import load_weights
 from kdcore.models.tutorial import DeepNN, LightNN
 from kdcore.probe import evaluating
+from kdcore.sections import ModelConfig
 from kdcore.taps import logits_of, run_model
 
 _OWN: dict[str, Callable[..., nn.Module]] = {"deepnn": DeepNN, "lightnn": LightNN}

@@ -5,13 +5,14 @@ import os
 import pytest
 import torch
 
-from kdcore.data.augment import Augment, AugmentSettings
+from kdcore.data.augment import Augment
 from kdcore.data.feed import Feed, Plan, describe_feed, workers_for
 from kdcore.data.images import ArrayImages, LabelledImages
 from kdcore.data.pixels import PixelPool
 from kdcore.data.preprocess import Preprocess
 from kdcore.data.source import Batch, ImageSource, Source
 from kdcore.errors import DataError
+from kdcore.sections import AugmentConfig
 
 CPU = torch.device("cpu")
 PLAIN = Preprocess(8, (0.5,) * 3, (0.5,) * 3)
@@ -27,10 +28,10 @@ def _source(budget: int, mixup: float = 0.0) -> ImageSource:
     images = ArrayImages(torch.randint(256, (6, 3, 8, 8), dtype=torch.uint8))
     data = LabelledImages(images, torch.tensor([0, 1, 0, -100, 1, 0]), ("a", "b"))
     pool = PixelPool(CPU, budget)
-    settings = AugmentSettings(crop=2, flip=True, mixup=mixup)
+    settings = AugmentConfig(crop=2, flip=True, mixup=mixup, seed=7)
     source = ImageSource(data, PLAIN, Preprocess(4, (0.1,) * 3, (0.5,) * 3), pool)
     if mixup or budget:
-        source = ImageSource(data, PLAIN, None, pool, Augment(settings, 7))
+        source = ImageSource(data, PLAIN, None, pool, Augment(settings))
     pool.keep()
     return source
 

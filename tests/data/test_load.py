@@ -11,7 +11,7 @@ from kdcore.data.files import FileImages
 from kdcore.data.images import ImageData, LabelledImages, Subset
 from kdcore.data.load import LOADERS, hold_out, keep_labels, load_data
 from kdcore.errors import DataError
-from kdcore.experiment import DataConfig
+from kdcore.sections import DataConfig
 from kdcore.tasks import UNLABELLED
 
 

@@ -20,9 +20,10 @@ from torch.utils.data import TensorDataset
 import kdcore
 from kdcore import Distiller, Features, Setup, Strategy
 from kdcore.data.source import DatasetSource
-from kdcore.experiment import TrainConfig
+from kdcore.readings import StepRecord
+from kdcore.sections import TrainConfig
 from kdcore.testing import small_student, small_teacher
-from kdcore.trainer import EpochRecord, StepRecord, train
+from kdcore.trainer import EpochRecord, train
 from tests.strategies.attention import Attention
 from tests.strategies.contrastive import Contrastive
 from tests.strategies.correlation import Correlation

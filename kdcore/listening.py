@@ -1,0 +1,95 @@
+"""Where a training gets what its teachers say of a batch: asked live, or read where it is kept.
+
+Both give the same bits. Whether it is kept, and where, is decided in `cache`.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from kdcore.data.source import Batch
+from kdcore.nested import in_precision
+from kdcore.signals import LOGITS, Signals
+from kdcore.teacher import FrozenTeacher
+
+Teachers = Mapping[str, FrozenTeacher]
+Arrays = Mapping[str, Tensor]
+
+
+class SignalSource(Protocol):
+    """Whoever knows what teachers say of a batch."""
+
+    needs_inputs: ClassVar[bool]
+    """Whether batches must hold the teachers' inputs."""
+
+    def signals(self, batch: Batch) -> Mapping[str, Signals]:
+        """Return what each teacher says, on the batch's device."""
+
+
+class LiveSignals:
+    """Teachers that are asked for each batch.
+
+    Args:
+        teachers: the teachers by name.
+        batch_size: samples that they are given at a time.
+    """
+
+    needs_inputs: ClassVar[bool] = True
+
+    def __init__(self, teachers: Teachers, batch_size: int | None = None) -> None:
+        self.teachers = teachers
+        self.batch_size = batch_size
+
+    def signals(self, batch: Batch) -> dict[str, Signals]:
+        """Run every teacher on the batch."""
+        return {
+            name: teacher.signals(batch.teacher_inputs, self.batch_size)
+            for name, teacher in self.teachers.items()
+        }
+
+
+class KeptSignals:
+    """What teachers said of every sample and view of one source, read by index.
+
+    Args:
+        arrays: each ``[views * samples, ...]``, by the name that `array_name` gives it.
+        teachers: whose signals are read.
+        samples: samples of the source.
+        device: where gathered signals are put.
+    """
+
+    needs_inputs: ClassVar[bool] = False
+
+    def __init__(
+        self, arrays: Arrays, teachers: Teachers, samples: int, device: torch.device
+    ) -> None:
+        self._tables = {
+            name: Signals(
+                arrays.get(array_name(name, LOGITS)),
+                {key: arrays[array_name(name, f"tap {key}")] for key in teacher.wanted},
+            )
+            for name, teacher in teachers.items()
+        }
+        self._precision = {name: teacher.precision for name, teacher in teachers.items()}
+        self._samples = samples
+        self._device = device
+
+    def signals(self, batch: Batch) -> dict[str, Signals]:
+        """Gather what the teachers said of the batch's samples."""
+        rows = batch.indices + batch.view * self._samples if batch.view else batch.indices
+
+        def gather(table: Tensor, precision: torch.dtype) -> Tensor:
+            found = table.index_select(0, rows.to(table.device)).to(self._device)
+            return in_precision(found, precision)
+
+        return {
+            name: table.map(lambda t, p=self._precision[name]: gather(t, p))  # type: ignore[misc]
+            for name, table in self._tables.items()
+        }
+
+
+def array_name(teacher: str, signal: str) -> str:
+    """Return by what name a signal is kept; `Signals.named` has the signals' own."""
+    return f"{teacher}: {signal}"

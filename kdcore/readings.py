@@ -1,0 +1,133 @@
+"""Losses on their way from the device: read at a bounded rate, and watched for what is no number.
+
+A device that computes ahead of the host would have to wait for each loss that is looked at. So
+they stay where they are for some steps, and a flag beside them stops the optimizer at once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kdcore.errors import NonFiniteLossError
+
+READ_EVERY = 50
+"""Steps between two readings, on a device that computes ahead of the host."""
+
+SHOWN_SAMPLES = 10
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one optimizer step gave.
+
+    Attributes:
+        epoch: from 0.
+        step: optimizer steps taken before, from 0.
+        steps: optimizer steps of the whole training.
+        samples: samples of the step.
+        losses: ``"total"``, ``"task"`` and the auxiliary losses by label, unweighted.
+    """
+
+    epoch: int
+    step: int
+    steps: int
+    samples: int
+    losses: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    epoch: int
+    step: int
+    indices: Sequence[Tensor]
+    labels: tuple[str, ...]
+    values: Tensor
+
+
+class Readings:
+    """The losses of a training's steps.
+
+    Args:
+        steps: optimizer steps of the whole training.
+        device: where losses are.
+        every: steps between two readings; as fits the device if not given.
+
+    Attributes:
+        stopped: 1 on the device from the first loss on that was infinite or not a number, else 0;
+            for optimizers that look at it before they step, as PyTorch's fused ones do.
+    """
+
+    def __init__(self, steps: int, device: torch.device, every: int | None = None) -> None:
+        self._steps = steps
+        # On a CPU everything is computed already: looking at it costs nothing.
+        self._every = every or (1 if device.type == "cpu" else READ_EVERY)
+        self._waiting: list[_Waiting] = []
+        self.stopped = torch.zeros((), device=device)
+
+    def add(
+        self, epoch: int, step: int, indices: Sequence[Tensor], losses: Mapping[str, Tensor]
+    ) -> None:
+        """Take the losses of one optimizer step, before it is taken.
+
+        Args:
+            epoch: from 0.
+            step: optimizer steps taken before.
+            indices: of its samples, ``int64 [samples]`` of each micro-batch.
+            losses: by label, each without dimensions.
+        """
+        values = torch.stack([value.detach() for value in losses.values()])
+        stops = torch.isfinite(values).all().logical_not_().to(self.stopped.dtype)
+        self.stopped = torch.maximum(self.stopped, stops)
+        self._waiting.append(_Waiting(epoch, step, indices, tuple(losses), values))
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to read."""
+        return len(self._waiting) >= self._every
+
+    def read(self) -> list[StepRecord]:
+        """Return the steps since the last reading; waits for the device.
+
+        Raises:
+            NonFiniteLossError: a loss is no number; no step was taken from that one on.
+        """
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return []
+        numbers = iter(torch.cat([each.values for each in waiting]).tolist())
+        records = []
+        for each in waiting:
+            losses = {label: next(numbers) for label in each.labels}
+            _check(each, losses)
+            count = sum(map(len, each.indices))
+            records.append(StepRecord(each.epoch, each.step, self._steps, count, losses))
+        return records
+
+
+def _check(step: _Waiting, losses: Mapping[str, float]) -> None:
+    # A term says more than the sum that it spoils.
+    for label in sorted(losses, key=lambda label: label == "total"):
+        if not abs(losses[label]) < float("inf"):
+            indices = torch.cat(list(step.indices)).tolist()
+            raise NonFiniteLossError(
+                f"the loss {label!r} is {losses[label]} in epoch {step.epoch}, step {step.step} "
+                f"(samples {_some(indices)}); the step was not taken: try a lower lr, "
+                "clip_norm, or a smaller weight",
+                indices=tuple(indices),
+            )
+
+
+def _some(indices: Sequence[int]) -> str:
+    shown = ", ".join(map(str, indices[:SHOWN_SAMPLES]))
+    rest = len(indices) - SHOWN_SAMPLES
+    return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def mean_of(records: Sequence[StepRecord]) -> dict[str, float]:
+    """Return the mean of each loss over steps."""
+    return {
+        label: sum(record.losses[label] for record in records) / len(records)
+        for label in records[0].losses
+    }

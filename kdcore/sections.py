@@ -1,0 +1,271 @@
+"""The sections of an experiment file: every key, its type, its bounds and its default.
+
+How sections make an experiment is in `experiment`; what the keys do is where they are used.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+MODEL = "deepnn, lightnn, torchvision/NAME or package.module:callable"
+
+
+class Section(BaseModel):
+    """A table of an experiment file: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, values: Any) -> Any:
+        for key, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(value, bool) and field and "bool" not in str(field.annotation):
+                raise ValueError(f"{key}: {str(value).lower()} is no value for it")
+        return values
+
+
+class DataConfig(Section):
+    """Where the images come from, how they are split, and which labels the student may see."""
+
+    name: Literal["digits", "cifar10", "cifar100", "folder", "csv"] = Field(
+        "digits", description="which kind of data"
+    )
+    root: Path | None = Field(
+        None, description="the folder that holds the data; for csv the file of paths and labels"
+    )
+    labels: int | None = Field(
+        None, ge=1, description="keep this many labels for the students, equally many a class"
+    )
+    limit: int | None = Field(
+        None, ge=1, description="use only the first so many images, in training and in test"
+    )
+    validation: float = Field(
+        0.0, ge=0, lt=1, description="share of the training images held out to choose weights on"
+    )
+    test_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share held out for testing where a folder or csv has no test part; 0.2 where "
+        "not given",
+    )
+    split_seed: Seed = Field(0, description="seed of every split that kdcore makes")
+    group_by: str | None = Field(
+        None,
+        description="regular expression on the relative path; files whose first group (or whole "
+        "match) is equal stay on one side of a split",
+    )
+    skip_unreadable: bool = Field(
+        False, description="leave out images that cannot be read, and list them, instead of failing"
+    )
+    keep: Literal["auto", "always", "never"] = Field(
+        "auto", description="keep decoded images in memory: where they fit, or as said"
+    )
+    workers: int | None = Field(
+        None,
+        ge=0,
+        le=256,
+        description="processes that make batches ahead; decided by whether images are kept where "
+        "not given",
+    )
+
+    @field_validator("root")
+    @classmethod
+    def _absolute(cls, root: Path | None) -> Path | None:
+        return None if root is None else root.expanduser().absolute()
+
+    @field_validator("group_by")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from None
+        return pattern
+
+    @model_validator(mode="after")
+    def _settings_that_are_used(self) -> Self:
+        if self.root is None and self.name != "digits":
+            raise ValueError(f"data.name = {self.name!r} needs data.root (--root DIR)")
+        if self.root is not None and self.name == "digits":
+            raise ValueError("root would be ignored: digits come with scikit-learn; set data.name")
+        for key in ("group_by", "skip_unreadable", "test_share"):
+            if getattr(self, key) and self.name not in ("folder", "csv"):
+                raise ValueError(f"{key} would be ignored: only folder and csv read image files")
+        return self
+
+
+class ModelConfig(Section):
+    """A model by name, and where its weights begin."""
+
+    model: str = Field(min_length=1, description=MODEL)
+    weights: Path | None = Field(None, description="file of weights to begin with")
+    image_size: int | None = Field(
+        None, ge=1, description="side in pixels of the square images that the model is given"
+    )
+    mean: tuple[float, float, float] = Field(
+        (0.485, 0.456, 0.406), description="subtracted from each channel, of values in 0 to 1"
+    )
+    std: tuple[Positive, Positive, Positive] = Field(
+        (0.229, 0.224, 0.225), description="each channel is divided by it afterwards"
+    )
+
+    @field_validator("weights")
+    @classmethod
+    def _absolute(cls, weights: Path | None) -> Path | None:
+        return None if weights is None else weights.expanduser().absolute()
+
+
+class TrainConfig(Section):
+    """The budget and the optimizer of one training."""
+
+    epochs: int = Field(10, ge=1, description="passes over the training images")
+    batch_size: int = Field(128, ge=1, description="images an optimizer step")
+    accumulate: int = Field(
+        1, ge=1, description="micro-batches that each batch is computed in, to save memory"
+    )
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="PyTorch's optimizer")
+    lr: Positive = Field(1e-3, description="learning rate")
+    weight_decay: NotNegative = Field(0.0, description="PyTorch's weight decay")
+    momentum: float | None = Field(
+        None, ge=0, lt=1, description="momentum of sgd; 0.9 where not given"
+    )
+    nesterov: bool | None = Field(None, description="whether sgd's momentum is Nesterov's")
+    schedule: Literal["constant", "cosine", "step", "one-cycle"] = Field(
+        "constant", description="how the learning rate moves, by optimizer step"
+    )
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None, description="epochs after which the step schedule multiplies by `gamma`"
+    )
+    gamma: Positive | None = Field(
+        None, description="factor of the step schedule; 0.1 where not given"
+    )
+    warmup_epochs: NotNegative = Field(
+        0.0, description="epochs over which the learning rate first rises from 1 % linearly"
+    )
+    clip_norm: Positive | None = Field(None, description="largest norm of the whole gradient")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
+    weight_average: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay a step of a moving average of the student's weights, which is what is "
+        "measured and saved; 0 for none",
+    )
+    precision: Literal["32", "bf16-mixed", "fp16-mixed"] = Field(
+        "32",
+        description="number format of both models' layers; adapters and losses stay in 32 bits",
+    )
+    compile: bool = Field(False, description="compile student and teacher with torch.compile")
+    labelled_share: float = Field(
+        0.25,
+        gt=0,
+        lt=1,
+        description="share of each batch drawn from the labelled images, where others have none",
+    )
+
+    @property
+    def micro_batch(self) -> int:
+        """Images that are computed at a time, and that a teacher is given at a time."""
+        return -(-self.batch_size // self.accumulate)
+
+    @model_validator(mode="after")
+    def _settings_that_are_used(self) -> Self:
+        self._refuse("optimizer = 'sgd'", self.optimizer != "sgd", "momentum", "nesterov")
+        self._refuse("schedule = 'step'", self.schedule != "step", "milestones", "gamma")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum above 0")
+        if self.schedule == "step" and not self.milestones:
+            raise ValueError("schedule = 'step' needs milestones, such as [5, 8]")
+        if self.milestones and list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("milestones must rise")
+        if self.milestones and self.milestones[0] <= self.warmup_epochs:
+            raise ValueError("milestones must come after warmup_epochs")
+        if self.accumulate > self.batch_size:
+            raise ValueError("accumulate must not be more than batch_size")
+        if self.schedule == "one-cycle" and self.warmup_epochs:
+            raise ValueError("schedule = 'one-cycle' has a warm-up of its own")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError("warmup_epochs must be less than epochs")
+        return self
+
+    def _refuse(self, owner: str, wrong: bool, *keys: str) -> None:
+        given = [key for key in keys if getattr(self, key) is not None]
+        if wrong and given:
+            raise ValueError(f"{' and '.join(given)} would be ignored: only {owner} has it")
+
+
+class AugmentConfig(Section):
+    """What is done to each training image before the models see it, in the order of the keys."""
+
+    resized_crop: float | None = Field(
+        None, gt=0, le=1, description="smallest share of the area of a crop that is resized"
+    )
+    crop: int = Field(0, ge=0, description="black pixels around the image that it is cropped from")
+    flip: bool = Field(False, description="mirror every other image")
+    randaugment: int = Field(0, ge=0, le=16, description="operations of RandAugment an image")
+    magnitude: int = Field(9, ge=0, le=30, description="how strong these are")
+    mixup: NotNegative = Field(0.0, description="alpha of mixup; 0 for none")
+    cutmix: NotNegative = Field(0.0, description="alpha of CutMix; 0 for none")
+    views: int | None = Field(
+        None,
+        ge=1,
+        description="how many views of each image there are, which epochs go through in turn and "
+        "which can be kept with what the teacher says of them; each epoch has its own where not "
+        "given",
+    )
+    seed: Seed = Field(0, description="seed of all views, the same for all runs")
+
+    @model_validator(mode="after")
+    def _one_way_of_mixing(self) -> Self:
+        if self.mixup and self.cutmix:
+            raise ValueError("mixup and cutmix exclude each other: set one of them to 0")
+        return self
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is done."""
+        return bool(self.resized_crop or self.crop or self.flip or self.randaugment or self.mixes)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with others."""
+        return bool(self.mixup or self.cutmix)
+
+
+GIB = 2**30
+
+
+class CacheConfig(Section):
+    """Where what the teacher says of each image is kept, instead of asking it every epoch."""
+
+    mode: Literal["auto", "memory", "disk", "off"] = Field(
+        "auto",
+        description="in memory where it fits, else on disk where it fits, else not at all; or as "
+        "said. The numbers are the same",
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="number format that it is kept in; the shorter ones change numbers"
+    )
+    memory: int = Field(2 * GIB, ge=0, description="bytes that it may take in memory")
+    disk: int = Field(20 * GIB, ge=0, description="bytes that all caches on disk may take")
+    folder: Path | None = Field(
+        None,
+        description="folder of caches on disk; kdcore's own in the user's cache folder if not "
+        "given",
+    )
+
+    @field_validator("folder")
+    @classmethod
+    def _absolute(cls, folder: Path | None) -> Path | None:
+        return None if folder is None else folder.expanduser().absolute()
