@@ -15,6 +15,7 @@ from kdcore.data.source import DatasetSource, Samples, Source
 from kdcore.devices import device_of, find_device
 from kdcore.distiller import Distiller
 from kdcore.errors import ConfigError, DataError
+from kdcore.execution import Execution
 from kdcore.nested import to_device
 from kdcore.probe import evaluating
 from kdcore.sections import CacheConfig, TrainConfig
@@ -107,6 +108,7 @@ def distill(
         task=task,
         seed=seed,
         device=place,
+        execution=Execution.of(config.precision, place, config.compile),
     ) as distiller:
         for name, data in (
             ("train_data", source),

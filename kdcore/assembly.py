@@ -17,6 +17,7 @@ from kdcore.adapters import FixedAdapter
 from kdcore.contract import Setup
 from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ModelError
+from kdcore.execution import PLAIN, Execution
 from kdcore.nested import to_device
 from kdcore.part import Part
 from kdcore.randomness import isolated, stream
@@ -133,16 +134,21 @@ def discover(
     return Discovery(learner, surveys, tuple(parts), setup.to(device), precision)
 
 
-def arm(discovery: Discovery) -> Assembly:
+def arm(discovery: Discovery, execution: Execution = PLAIN) -> Assembly:
     """Freeze the teachers and set all taps; where that fails, nothing is left behind."""
     learner, precision = discovery.student, discovery.precision
+    execution.prepare()
     with ExitStack() as undo:
         recorder = TapRecorder(learner.model, learner.wanted, learner.where, learner.keep)
         undo.callback(recorder.remove)
+        if execution.backend is not None:
+            recorder.compile(execution.backend)
         frozen = {}
         for name, survey in discovery.teachers.items():
             wanted = _wanted(name, discovery.parts)
-            teacher = FrozenTeacher(survey.model, wanted, survey.where, survey.keep, precision)
+            teacher = FrozenTeacher(
+                survey.model, wanted, survey.where, survey.keep, precision, execution
+            )
             undo.callback(teacher.release)
             frozen[name] = teacher
         undo.pop_all()

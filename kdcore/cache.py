@@ -6,8 +6,9 @@ are in `store`.
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +57,8 @@ class Request:
         device: of the training.
         facts: what else the signals depend on, the teachers' fingerprints above all; None where
             that is not known, so that nothing can be kept beyond this training.
+        labels: what shall be known of what is kept, and decides nothing.
+        absent: whether the teachers' weights are missing, so that they cannot be asked.
     """
 
     teachers: Teachers
@@ -63,6 +66,8 @@ class Request:
     batch_size: int
     device: torch.device
     facts: Mapping[str, object] | None = None
+    labels: Mapping[str, object] = field(default_factory=dict)
+    absent: bool = False
 
     @property
     def rows(self) -> int:
@@ -141,7 +146,7 @@ class SignalCache:
         try:
             specs = dict(_specs(live, request, self._config.dtype))
             nbytes = sum(spec.nbytes for spec in specs.values())
-            where = self._where(nbytes, facts)
+            where = "disk" if request.absent else self._where(nbytes, facts)
             if where == "disk":
                 assert facts is not None
                 return self._on_disk(request, live, specs, {**facts, "base": key})
@@ -173,9 +178,14 @@ class SignalCache:
         with store.locked(key) as slot:
             arrays = self._read(slot, live, request)
             if arrays is None:
+                if request.absent:
+                    raise ConfigError(
+                        "the teacher's weights are missing, and what is kept of it does not hold "
+                        f"all that this run wants: {', '.join(names)}"
+                    )
                 nbytes = sum(spec.nbytes for spec in specs.values())
                 self._note(_said(request, nbytes, str(store.folder)))
-                with slot.building(specs, {**facts, "arrays": names}) as made:
+                with slot.building(specs, {**request.labels, **facts, "arrays": names}) as made:
                     _fill(made, live, request)
                 arrays = slot.open().arrays
         assert arrays is not None
@@ -186,7 +196,7 @@ class SignalCache:
         opened = slot.open()
         problem = opened.problem
         if opened.arrays is not None:
-            if _agrees(opened.arrays, live, request):
+            if request.absent or _agrees(opened.arrays, live, request):
                 self._note(f"the teacher does not run: what it says was kept in {slot.folder}")
                 return opened.arrays
             problem = f"{slot.folder} is not what the teacher says"
@@ -232,7 +242,15 @@ class SignalCache:
         """Return the teacher again, asked for what other runs will want as well."""
         wanted = {**teacher.wanted, **self._expected.get(name, {})}
         copied = teacher.keep | self._copied.get(name, set())
-        return FrozenTeacher(teacher.model, wanted, teacher.where, copied, teacher.precision)
+        return FrozenTeacher(
+            teacher.model, wanted, teacher.where, copied, teacher.precision, teacher.execution
+        )
+
+
+def answers_for(config: CacheConfig, label: str, value: str) -> Mapping[str, Any] | None:
+    """Return the facts of the latest entry on disk with a label of this value, if there is one."""
+    entries = [e for e in open_store(config).entries() if e.facts.get(label) == value]
+    return entries[-1].facts if entries else None
 
 
 def _specs(live: LiveSignals, request: Request, dtype: str) -> Iterator[tuple[str, ArraySpec]]:

@@ -19,6 +19,7 @@ from kdcore.contract import AuxiliaryLoss, Setup
 from kdcore.devices import device_of
 from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ConfigError, ModelError, UserError
+from kdcore.execution import PLAIN, Execution
 from kdcore.nested import in_precision
 from kdcore.part import Part
 from kdcore.selection import Entry, agreed_task_weight, select
@@ -68,6 +69,7 @@ class Distiller(nn.Module):
         device: where to place all models; the student's own device if not given.
         catalog: where strategies' names are looked up; what is installed if not given.
         wrappers: hook wrappers by name, see docs/hooks.md.
+        execution: number format of both models' layers, and whether they are compiled.
 
     Attributes:
         epoch: what strategies are told, from 0; set it where they depend on it.
@@ -95,6 +97,7 @@ class Distiller(nn.Module):
         device: torch.device | str | None = None,
         catalog: Catalog | None = None,
         wrappers: Mapping[str, object] | None = None,
+        execution: Execution = PLAIN,
     ) -> None:
         super().__init__()
         teachers = _named(teacher)
@@ -120,8 +123,10 @@ class Distiller(nn.Module):
                 setup or Setup(),
                 seed,
                 device_of(student) if device is None else torch.device(device),
-            )
+            ),
+            execution,
         )
+        self._execution = execution
         self.student = student
         self.strategies = nn.ModuleDict({part.member.label: part for part in self._parts})
         self._release = weakref.finalize(self, _release, self._assembly)
@@ -190,7 +195,8 @@ class Distiller(nn.Module):
             TapError: a tapped module did not run, or ran more than once.
             StrategyError: a strategy failed, or returned what is no loss.
         """
-        observation = self._assembly.student(inputs)
+        with self._execution.casting(self.device):
+            observation = self._assembly.student(inputs)
         logits = logits_of(observation.output)
         if logits is None:
             raise ModelError(

@@ -6,21 +6,25 @@ What its runs share is made once, in `RunContext`. How they are compared is in `
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from torch import nn
 
-from kdcore.cache import Request, SignalCache
+from kdcore.cache import Request, SignalCache, answers_for
 from kdcore.catalog import WRAPPERS, Catalog, own_version
 from kdcore.configfile import as_toml
 from kdcore.contract import Setup
 from kdcore.data.prepared import PreparedData, prepare_data
+from kdcore.data.source import Source
 from kdcore.devices import find_device
 from kdcore.distiller import Distiller
 from kdcore.errors import ModelError
 from kdcore.evaluation import evaluate
+from kdcore.execution import Execution, in_best_layout
 from kdcore.experiment import Experiment, StrategyConfig
 from kdcore.files import load_weights, make_folder, save_weights, write_bytes
 from kdcore.fingerprint import digest_of, fingerprint_of, fingerprint_of_facts, source_of
@@ -34,6 +38,7 @@ from kdcore.job import (
     Job,
     RunResult,
 )
+from kdcore.listening import LiveSignals, SignalSource
 from kdcore.models.build import build_model
 from kdcore.progress import MetricsLog, TrainingDisplay
 from kdcore.resolved import resolve
@@ -52,12 +57,14 @@ class Teacher:
         fingerprint: hash of its weights and of what it computes.
         weights: the file that they are in.
         result: how it came about.
+        absent: whether that file is missing, and what it said is kept.
     """
 
     model: nn.Module
     fingerprint: str
     weights: Path
     result: RunResult
+    absent: bool = False
 
 
 class RunContext:
@@ -113,13 +120,23 @@ class RunContext:
                 f"student {self.experiment.student.model!r} began with other weights than before: "
                 "return a new model each time, and draw its weights from torch's random stream"
             )
-        return student
+        return in_best_layout(student)
 
     def new_teacher(self, seed: int) -> nn.Module:
-        """Build the teacher, with its weights where the experiment names a file."""
+        """Build the teacher, with its weights where the experiment names a file that is there."""
         torch.manual_seed(seed)
-        size = self.data.teacher_preprocess.size
-        return build_model(self.experiment.teacher, self.classes, size, "teacher")
+        config, size = self.experiment.teacher, self.data.teacher_preprocess.size
+        if self.kept_answers is not None:
+            config = config.model_copy(update={"weights": None})
+        return in_best_layout(build_model(config, self.classes, size, "teacher"))
+
+    @cached_property
+    def kept_answers(self) -> Mapping[str, Any] | None:
+        """Facts of a teacher whose weights are missing but whose answers are kept."""
+        weights = self.experiment.teacher.weights
+        if weights is None or weights.exists():
+            return None
+        return answers_for(self.experiment.cache, "weights", str(weights))
 
     def distiller(
         self,
@@ -144,7 +161,12 @@ class RunContext:
             device=self.device,
             catalog=self.catalog,
             wrappers=self.wrappers,
+            execution=self.execution(self.experiment.train),
         )
+
+    def execution(self, config: TrainConfig) -> Execution:
+        """Return how models' layers are computed in a training."""
+        return Execution.of(config.precision, self.device, config.compile)
 
     def job(
         self, name: str, seed: int, facts: Mapping[str, object], *, teaches: bool = False
@@ -159,6 +181,7 @@ class RunContext:
             "torch": torch.__version__,
             "kdcore": own_version(),
             "wrappers": list(self.experiment.wrappers),
+            "augment": self.experiment.augment.model_dump(mode="json"),
         }
         key = fingerprint_of_facts({**shared, **facts})
         return Job("teacher" if teaches else "student", name, seed, key, self.out)
@@ -170,19 +193,28 @@ def run_teacher(context: RunContext, seed: int) -> Teacher:
     model = context.new_teacher(seed).to(context.device)
     config = experiment.teacher_train
     task = context.task(config)
-    if experiment.teacher.weights is not None:
-        weights = experiment.teacher.weights.absolute()
+    weights = experiment.teacher.weights
+    if weights is not None and (known := context.kept_answers) is not None:
+        context.console.print(
+            f"[bold]{TEACHER}[/]: {weights} is missing; its kept answers serve (accuracy "
+            f"{known['accuracy']:.2f} %)",
+            soft_wrap=True,
+        )
+        result = _came_trained(seed, known["accuracy"], weights)
+        return Teacher(model, known["teachers"][TEACHER], weights, result, absent=True)
+    if weights is not None:
         accuracy = evaluate(model, context.data.teacher_test, task).accuracy
         context.console.print(
             f"[bold]{TEACHER}[/] from {weights}: accuracy {accuracy:.2f} %", soft_wrap=True
         )
-        result = RunResult(TEACHER, seed, accuracy, None, 0.0, (), None, None, str(weights.parent))
+        result = _came_trained(seed, accuracy, weights)
         return Teacher(model, fingerprint_of(model, size), weights, result)
     facts = {"start": fingerprint_of(model, size), "train": config.model_dump(mode="json")}
     job = context.job(TEACHER, seed, facts, teaches=True)
     finished = _kept(context, job)
     if finished is None:
-        with Distiller(None, model, task=task, device=context.device) as distiller:
+        how = context.execution(config)
+        with Distiller(None, model, task=task, device=context.device, execution=how) as distiller:
             history, seconds = _train(context, distiller, config, job)
         save_weights(job.folder / TEACHER_WEIGHTS, model.state_dict())
         finished = job.finish(history, seconds, None)
@@ -190,6 +222,50 @@ def run_teacher(context: RunContext, seed: int) -> Teacher:
         load_weights(model, job.folder / TEACHER_WEIGHTS, TEACHER)
     file = (job.folder / TEACHER_WEIGHTS).absolute()
     return Teacher(model, fingerprint_of(model, size), file, finished)
+
+
+def _came_trained(seed: int, accuracy: float, weights: Path) -> RunResult:
+    return RunResult(TEACHER, seed, accuracy, None, 0.0, (), None, None, str(weights.parent))
+
+
+def keep_answers(context: RunContext, seed: int) -> None:
+    """Have the teacher of a seed say all that the experiment's students want, and keep it."""
+    teacher = run_teacher(context, seed)
+    lists = [strategies for strategies in context.experiment.strategy_lists if strategies]
+    for expected in (True, False):
+        for strategies in lists:
+            student = context.new_student(seed)
+            with context.distiller(seed, student, teacher.model, strategies, None) as distiller:
+                if expected:
+                    context.cache.expect(distiller.teachers)
+                else:
+                    _signals(context, distiller, context.data.student, teacher)
+
+
+def _signals(
+    context: RunContext, distiller: Distiller, source: Source, teacher: Teacher | None
+) -> SignalSource:
+    """Decide how a student hears its teacher."""
+    config = context.experiment.train
+    if teacher is None:
+        return LiveSignals({})
+    facts = {
+        "teachers": {TEACHER: teacher.fingerprint},
+        "precision": config.precision,
+        "compile": config.compile,
+    }
+    labels = {"weights": str(teacher.weights), "accuracy": teacher.result.accuracy}
+    return context.cache.source(
+        Request(
+            distiller.teachers,
+            source,
+            config.micro_batch,
+            context.device,
+            facts,
+            {**labels, "model": context.experiment.teacher.model, "images": context.data.name},
+            teacher.absent,
+        )
+    )
 
 
 def run_student(
@@ -223,6 +299,7 @@ def run_student(
             "start": fingerprint_of(student, data.student_preprocess.size),
             "train": config.model_dump(mode="json"),
             "teacher": teacher.fingerprint if teacher and strategies else None,
+            "kept_as": context.experiment.cache.dtype,
             "methods": [
                 [str(member.origin), source_of(type(member.strategy))]
                 for member in distiller.members
@@ -268,14 +345,7 @@ def _train(
         TrainingDisplay(context.console, f"{job.name}, seed {job.seed}", config.epochs) as display,
         MetricsLog(job.folder / METRICS) as log,
     ):
-        facts = {
-            "teachers": {TEACHER: teacher.fingerprint} if teacher else {},
-            "precision": config.precision,
-            "compile": config.compile,
-        }
-        signals = context.cache.source(
-            Request(distiller.teachers, source, config.micro_batch, context.device, facts)
-        )
+        signals = _signals(context, distiller, source, teacher)
         history = train(
             distiller,
             source,
@@ -283,6 +353,7 @@ def _train(
             job.seed,
             test=data.teacher_test if teaches else data.test,
             validation=None if teaches else data.validation,
+            workers=data.workers,
             signals=signals,
             observers=(display, log),
         )

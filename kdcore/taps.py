@@ -8,11 +8,12 @@ module takes or returns several things: ``layer3.1.conv2``, ``classifier:input``
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -130,7 +131,7 @@ def _taken(args: tuple[Any, ...], kwargs: Mapping[str, Any], item: str | None) -
     return {**{str(position): arg for position, arg in enumerate(args)}, **kwargs}
 
 
-def run_model(model: nn.Module, inputs: Any) -> Any:
+def run_model(model: Callable[..., Any], inputs: Any) -> Any:
     """Call a model on one tensor, a sequence of positional or a mapping of named arguments."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
@@ -195,6 +196,7 @@ class TapRecorder:
         self.addresses = tuple(dict.fromkeys(addresses))
         self.where = where
         self.keep = frozenset(keep)
+        self._run: Callable[..., Any] = model
         self._taken: dict[TapAddress, tuple[Tensor, Tensor, int]] | None = None
         self._handles: list[RemovableHandle] = []
         for address in self.addresses:
@@ -248,7 +250,7 @@ class TapRecorder:
             TapError: a tapped module did not run, or ran more than once.
         """
         with self._taking() as taken:
-            output = run_model(self.model, inputs)
+            output = run_model(self._run, inputs)
         for address in self.addresses:
             if address not in taken:
                 raise TapError(
@@ -280,6 +282,14 @@ class TapRecorder:
                 "model was probed; tap the module that overwrites it"
             )
         return observation
+
+    def compile(self, backend: str) -> None:
+        """Compile the model with its taps; caches of what was compiled before must be empty.
+
+        Args:
+            backend: PyTorch's, such as ``"inductor"``.
+        """
+        self._run = torch.compile(self.model, backend=backend)
 
     def remove(self) -> None:
         """Take all hooks off the model."""

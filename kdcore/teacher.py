@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.adapters import FixedAdapter
+from kdcore.execution import PLAIN, Execution
 from kdcore.nested import chunks, in_precision, tensors_in
 from kdcore.signals import SignalKey, Signals
 from kdcore.taps import TapAddress, TapRecorder, logits_of
@@ -24,6 +25,7 @@ class FrozenTeacher:
         where: its name in errors.
         keep: taps to copy when they are taken; see `TapRecorder`.
         precision: floating-point type of what it says.
+        execution: how its layers are computed.
     """
 
     def __init__(
@@ -33,14 +35,18 @@ class FrozenTeacher:
         where: str,
         keep: Collection[TapAddress] = (),
         precision: torch.dtype = torch.float32,
+        execution: Execution = PLAIN,
     ) -> None:
         self.model = model
         self.wanted = dict(wanted)
         self.where = where
         self.keep = frozenset(keep)
         self.precision = precision
+        self.execution = execution
         self._modes = [(module, module.training) for module in model.modules()]
         self._recorder = TapRecorder(model, [key.address for key in wanted], where, keep)
+        if execution.backend is not None:
+            self._recorder.compile(execution.backend)
         model.eval()
 
     def signals(self, inputs: Any, batch_size: int | None = None) -> Signals:
@@ -62,8 +68,10 @@ class FrozenTeacher:
         return Signals.join([self._run(part) for part in chunks(inputs, batch_size)], count)
 
     def _run(self, inputs: Any) -> Signals:
+        device = tensors_in(inputs)[0].device
         with torch.no_grad():
-            observation = self._recorder(inputs)
+            with self.execution.casting(device):
+                observation = self._recorder(inputs)
             logits = logits_of(observation.output)
             return Signals(
                 # A teacher may turn gradients on for itself.

@@ -22,7 +22,7 @@ PLUGINS = ROOT / "plugins"
 LAYERS = (
     ("kdcore.errors",),
     ("kdcore.randomness", "kdcore.nested", "kdcore.statistics", "kdcore.files", "kdcore.devices"),
-    ("kdcore.validation", "kdcore.arrays"),
+    ("kdcore.validation", "kdcore.arrays", "kdcore.execution"),
     ("kdcore.store",),
     # the words of the hooks, and taps
     ("kdcore.contract", "kdcore.taps"),
@@ -94,7 +94,13 @@ LAYERS = (
     ("kdcore",),
     # the command line
     ("kdcore.cli.options",),
-    ("kdcore.cli.compare", "kdcore.cli.run", "kdcore.cli.strategies", "kdcore.cli.layers"),
+    (
+        "kdcore.cli.compare",
+        "kdcore.cli.run",
+        "kdcore.cli.strategies",
+        "kdcore.cli.layers",
+        "kdcore.cli.cache",
+    ),
     ("kdcore.cli.main",),
 )
 

@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from kdcore import __version__
-from kdcore.cli import compare, layers, run, strategies
+from kdcore.cli import cache, compare, layers, run, strategies
 from kdcore.errors import KdcoreError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command(name="compare", epilog=compare.EXAMPLE)(compare.command)
 app.command(name="run", epilog=run.EXAMPLE)(run.command)
 app.command(name="strategies", epilog=strategies.EXAMPLE)(strategies.command)
 app.command(name="layers", epilog=layers.EXAMPLE)(layers.command)
+app.add_typer(cache.app, name="cache")
 
 INTERRUPTED = 130
 

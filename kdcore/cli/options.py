@@ -40,6 +40,20 @@ TeacherModel = Annotated[
 ]
 StudentModel = Annotated[str | None, typer.Option(help="As for the teacher.")]
 ImageSize = Annotated[int | None, typer.Option(help="Side in pixels for both models.")]
+TeacherCache = Annotated[
+    str | None,
+    typer.Option(help="Keep what the teacher says: auto, memory, disk or off."),
+]
+TeacherCacheDtype = Annotated[
+    str | None, typer.Option(help="Number format of what is kept: float32, float16 or bfloat16.")
+]
+AugmentViews = Annotated[
+    int | None,
+    typer.Option(help="Views of each augmented image that epochs go through in turn."),
+]
+Precision = Annotated[str | None, typer.Option(help="32, bf16-mixed or fp16-mixed.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile student and teacher.")]
+Workers = Annotated[int | None, typer.Option(help="Processes that read images ahead.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone.")]
 Json = Annotated[
     Path | None, typer.Option("--json", help="Also write the result here, for programs.")

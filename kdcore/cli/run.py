@@ -14,6 +14,12 @@ def command(
     file: Annotated[Path, typer.Argument(help="The run as a TOML file.")],
     assignments: options.Set = None,
     device: options.Device = None,
+    precision: options.Precision = None,
+    compiled: options.Compile = False,
+    augment_views: options.AugmentViews = None,
+    teacher_cache: options.TeacherCache = None,
+    teacher_cache_dtype: options.TeacherCacheDtype = None,
+    workers: options.Workers = None,
     out: Annotated[Path | None, typer.Option(help="Folder for all files.")] = None,
     json_file: options.Json = None,
     quiet: options.Quiet = False,
@@ -22,7 +28,18 @@ def command(
     from kdcore import configfile
 
     tree = configfile.read_file(file)
-    options.assign(tree, {"device": device})
+    options.assign(
+        tree,
+        {
+            "device": device,
+            "train.precision": precision,
+            "train.compile": compiled or None,
+            "augment.views": augment_views,
+            "cache.mode": teacher_cache,
+            "cache.dtype": teacher_cache_dtype,
+            "data.workers": workers,
+        },
+    )
     configfile.override(tree, assignments or [])
     config = configfile.as_run(tree, str(file))
     options.check_json(json_file)

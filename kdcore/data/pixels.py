@@ -108,6 +108,7 @@ class PixelPool:
         """Decode what was asked for and keep it, where it fits; after all was asked for."""
         if not self.in_memory:
             self.device = CPU
+        if not self.in_memory:
             self._budget = 0
         for _, pixels in self._pixels.values() if self._budget else ():
             pixels.keep(self.device)
@@ -116,5 +117,5 @@ class PixelPool:
 def _room(device: torch.device) -> int:
     """Return how many bytes of a device images may take: half of what is free."""
     if device.type != "cuda":
-        return BUDGET_BYTES
+        return 2**62
     return torch.cuda.mem_get_info(device)[0] // 2

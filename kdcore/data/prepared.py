@@ -5,13 +5,18 @@ from dataclasses import dataclass
 
 import torch
 
+from kdcore.data.augment import Augment
+from kdcore.data.feed import describe_feed, workers_for
 from kdcore.data.images import LabelledImages
 from kdcore.data.load import hold_out, keep_labels, load_data
-from kdcore.data.pixels import PixelPool
+from kdcore.data.pixels import BUDGET_BYTES, PixelPool
 from kdcore.data.preprocess import Preprocess
 from kdcore.data.source import ImageSource
 from kdcore.experiment import Experiment
 from kdcore.models.build import preprocess_for
+
+BUDGETS = {"auto": BUDGET_BYTES, "always": 2**62, "never": 0}
+"""Bytes that decoded images may take, by ``data.keep``."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class PreparedData:
         teacher_preprocess: how the teacher does.
         fingerprint: of what a student's run depends on: images, labels, split, sizes.
         teacher_fingerprint: of what the teacher's training depends on.
+        workers: processes that make batches ahead.
         notes: what a user should know.
     """
 
@@ -44,6 +50,7 @@ class PreparedData:
     teacher_preprocess: Preprocess
     fingerprint: str
     teacher_fingerprint: str
+    workers: int
     notes: tuple[str, ...]
 
 
@@ -65,15 +72,17 @@ def prepare_data(experiment: Experiment, device: torch.device) -> PreparedData:
     few = train if config.labels is None else keep_labels(train, config.labels, config.split_seed)
     student = preprocess_for(experiment.student, loaded.train.images)
     teacher = preprocess_for(experiment.teacher, loaded.train.images)
-    pool = PixelPool(device=device)
-    source = ImageSource(few, student, teacher, pool)
+    pool = PixelPool(device, BUDGETS[config.keep])
+    augment = Augment(experiment.augment)
+    source = ImageSource(few, student, teacher, pool, augment)
     # The teacher trains as a student does: both of its inputs are the teacher's.
     labelled = train.subset(train.labelled.tolist())
-    teacher_source = ImageSource(labelled, teacher, pool=pool)
+    teacher_source = ImageSource(labelled, teacher, None, pool, augment)
     test = ImageSource(loaded.test, student, teacher, pool)
     validation = None if held_out is None else ImageSource(held_out, student, teacher, pool)
-    teacher_test = test if student == teacher else ImageSource(loaded.test, teacher, pool=pool)
+    teacher_test = test if student == teacher else ImageSource(loaded.test, teacher, None, pool)
     pool.keep()
+    workers = workers_for(pool.in_memory, config.workers)
     return PreparedData(
         loaded.name,
         loaded.train.classes,
@@ -86,12 +95,16 @@ def prepare_data(experiment: Experiment, device: torch.device) -> PreparedData:
         teacher,
         _fingerprint((few, held_out, loaded.test), student, teacher),
         _fingerprint((labelled, loaded.test), teacher),
-        (*loaded.notes, *_notes(source, few, train, student, teacher)),
+        workers,
+        (
+            *loaded.notes,
+            *_notes(few, train, student, teacher),
+            describe_feed(pool.in_memory, pool.nbytes, pool.device, workers),
+        ),
     )
 
 
 def _notes(
-    source: ImageSource,
     few: LabelledImages,
     train: LabelledImages,
     student: Preprocess,
@@ -108,8 +121,6 @@ def _notes(
         notes.append(
             f"images of {student.size} pixels for the student, {teacher.size} for the teacher"
         )
-    if not source.pool.in_memory:
-        notes.append("the decoded images do not fit the memory set aside and are read each time")
     return notes
 
 
