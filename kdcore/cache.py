@@ -233,7 +233,7 @@ class SignalCache:
         if facts is not None and nbytes <= self._config.disk:
             return "disk"
         self._note(
-            f"the teacher runs every epoch: what it says takes {_mib(nbytes)}, more than "
+            f"the teacher runs every epoch: what it says takes {_size(nbytes)}, more than "
             "cache.memory and cache.disk allow"
         )
         return "live"
@@ -311,8 +311,8 @@ def _place(device: torch.device, nbytes: int) -> torch.device:
 def _said(request: Request, nbytes: int, place: str) -> str:
     views = request.source.views or 1
     passes = "runs once" if views == 1 else f"runs {views} times, once a view"
-    return f"the teacher {passes}; what it says is kept in {place}: {_mib(nbytes)}"
+    return f"the teacher {passes}; what it says is kept in {place}: {_size(nbytes)}"
 
 
-def _mib(nbytes: int) -> str:
-    return f"{nbytes / 2**20:,.1f} MiB"
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 2**20:,.1f} MiB" if nbytes >= 2**20 else f"{nbytes / 2**10:,.1f} KiB"

@@ -127,7 +127,7 @@ class Catalog:
         kind = self.group.removeprefix("kdcore.").replace("strategies", "strategy").rstrip("s")
         names = [printable(entry.name) for entry, *_ in self._found]
         message = unknown(kind, name, names)
-        if re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        if re.fullmatch(r"[A-Za-z0-9_-]+", name) and "did you mean" not in message:
             message += f"; if it exists, install it: pip install kdcore-{name}"
         return CatalogError(message)
 

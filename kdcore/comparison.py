@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 
 import torch
 from rich.markup import escape
 from torch import nn
 
+from kdcore.catalog import own_version
 from kdcore.configfile import as_toml
 from kdcore.distiller import Distiller
 from kdcore.experiment import CandidateConfig, ComparisonConfig
@@ -17,6 +19,7 @@ from kdcore.run import RunContext, run_student, run_teacher
 from kdcore.statistics import Summary, summarise
 
 COMPARISON = "comparison.toml"
+SHOWN_CLASSES = 12
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def compare(context: RunContext, config: ComparisonConfig) -> list[RunResult]:
         UserError: a candidate cannot be set up.
         RunError: a run failed; those that were finished are kept.
     """
-    write_bytes(context.out / COMPARISON, as_toml(config).encode())
+    _replace(context, as_toml(config).encode())
     _rehearse(context, config)
     results: list[RunResult] = []
     for seed in config.seeds:
@@ -66,6 +69,33 @@ def compare(context: RunContext, config: ComparisonConfig) -> list[RunResult]:
                 run_student(context, seed, candidate.label, candidate.strategies, weight, teacher)
             )
     return results
+
+
+def _replace(context: RunContext, description: bytes) -> None:
+    """Write down what is compared, and say so where the folder held another comparison."""
+    file = context.out / COMPARISON
+    if file.exists() and file.read_bytes() != description:
+        context.console.print(
+            f"the report of another comparison in {context.out} will be replaced; keep both with "
+            "--out DIR",
+            markup=False,
+            soft_wrap=True,
+        )
+    write_bytes(file, description)
+
+
+def about(context: RunContext) -> list[str]:
+    """Say in a few lines what a comparison is of."""
+    experiment = context.experiment
+    train = experiment.train
+    return [
+        _data_line(context),
+        *context.data.notes,
+        f"teacher {experiment.teacher.model}, student {experiment.student.model}; "
+        f"{train.epochs} epochs, batches of {train.batch_size}, {train.optimizer}, lr {train.lr:g}",
+        f"kdcore {own_version()}, PyTorch {torch.__version__}; {date.today().isoformat()}; all "
+        f"settings: {COMPARISON}",
+    ]
 
 
 def _task_weight(config: ComparisonConfig, candidate: CandidateConfig) -> float | None:
@@ -82,7 +112,8 @@ def _rehearse(context: RunContext, config: ComparisonConfig) -> None:
     show(f"teacher {config.teacher.model}: {_parameters(teacher):,} parameters", highlight=False)
     show(f"student {config.student.model}: {_parameters(student):,} parameters", highlight=False)
     start = digest_of(student.state_dict())
-    show(f"  norm of its first layer: {first_layer_norm(student)}", highlight=False)
+    norm = first_layer_norm(student)
+    show(f"  norm of its first layer, to tell starts apart: {norm}", highlight=False)
     for candidate in config.candidates:
         fresh = context.new_student(seed)
         weight = _task_weight(config, candidate)
@@ -93,7 +124,7 @@ def _rehearse(context: RunContext, config: ComparisonConfig) -> None:
         show(f"candidate [bold]{escape(candidate.label)}[/]", highlight=False)
         for line in lines:
             show(f"  {line}", highlight=False, soft_wrap=True, markup=False)
-    show(f"all students of a seed start equal ({len(config.candidates) + 1} checked)")
+    show(f"all {len(config.candidates) + 1} students of a seed start from equal weights")
 
 
 def describe(distiller: Distiller) -> list[str]:
@@ -112,8 +143,13 @@ def _data_line(context: RunContext) -> str:
     return (
         f"{data.name}: {len(data.student)} training and {len(data.test)} test images"
         + (f", {len(data.validation)} for validation" if data.validation else "")
-        + f", {len(data.classes)} classes; {data.student_preprocess.size} pixels; {device}"
+        + f", {_classes(data.classes)}; {data.student_preprocess.size} pixels; {device}"
     )
+
+
+def _classes(names: Sequence[str]) -> str:
+    listed = f": {', '.join(names)}" if len(names) <= SHOWN_CLASSES else ""
+    return f"{len(names)} classes{listed}"
 
 
 def first_layer_norm(model: nn.Module) -> float:

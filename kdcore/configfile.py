@@ -29,7 +29,9 @@ def read_file(path: Path) -> Tree:
     try:
         tree = _parsed(path.read_bytes(), str(path))
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(
+            f"{path}: {error.strerror}; give an experiment as a TOML file, or none for a recipe"
+        ) from None
     for table, key in _PATHS:
         section = tree.get(table)
         if isinstance(section, dict) and isinstance(section.get(key), str):
@@ -145,7 +147,10 @@ def as_comparison(tree: Tree, where: str) -> ComparisonConfig:
         ConfigError: a key is unknown, missing or out of bounds; or it is one run's file.
     """
     if "strategies" in tree or "seed" in tree:
-        raise ConfigError(f"{where}: is one run (it has strategies or seed): kdcore run")
+        raise ConfigError(
+            f"{where}: strategies and seed are keys of one run (kdcore run FILE); a comparison has "
+            "seeds, and a method's settings are at candidates.LABEL.strategies.NAME.KEY"
+        )
     return _validated(ComparisonConfig, tree, where)
 
 

@@ -81,6 +81,12 @@ def load_weights(model: nn.Module, path: Path, where: str) -> None:
     weights = read_weights(path, where)
     expected = model.state_dict()
     prefix = f"{where}: {path}"
+    strange, missing = set(weights) - set(expected), set(expected) - set(weights)
+    if len(strange) + len(missing) > len(expected) // 2:
+        raise ModelError(
+            f"{prefix}: these are weights of another model: {len(missing)} of {len(expected)} "
+            f"tensors are missing, {len(strange)} are unknown"
+        )
     for name in weights:
         if name not in expected:
             raise ModelError(f"{prefix}: {unknown('tensor', name, expected)}")
@@ -104,17 +110,21 @@ def read_weights(path: Path, where: str) -> dict[str, Tensor]:
         ModelError: the file is missing or no file of weights.
     """
     if not path.is_file():
-        raise ModelError(f"{where}: there is no file {path}")
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise ModelError(f"{where}: {path} {found}; give a file of weights")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{where}: {path} cannot be read: {_first_line(error)}") from None
+        raise ModelError(
+            f"{where}: {path} cannot be read: {_first_line(error)}; it is damaged or "
+            "incomplete: copy it again"
+        ) from None
     except Exception:  # what torch.load raises on a file that is something else is not documented
         raise ModelError(
-            f"{where}: {path} is no file of weights alone (a state dict, or .safetensors); "
-            "save the model with torch.save(model.state_dict(), ...)"
+            f"{where}: {path} is damaged, or no file of weights alone; if it is safetensors, "
+            "name it so, otherwise save the model with torch.save(model.state_dict(), ...)"
         ) from None
     if not isinstance(loaded, Mapping) or not all(isinstance(t, Tensor) for t in loaded.values()):
         raise ModelError(f"{where}: {path} holds no state dict of tensors")

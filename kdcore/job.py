@@ -1,12 +1,19 @@
 """One training as a thing to be done: what it is called, where its files are, what it came to."""
 
 import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from kdcore.files import make_folder, read_json, write_json
+from kdcore.fingerprint import fingerprint_of_facts
 from kdcore.trainer import History
+
+SHORT = 30
+"""Longest value that is shown where two differ."""
 
 RESULT = "result.json"
 CONFIG = "config.toml"
@@ -57,15 +64,20 @@ class Job:
         kind: whether a teacher or a student is trained.
         name: of its row and folder.
         seed: its seed.
-        key: hash of everything that its result depends on.
+        facts: everything that its result depends on, by name, as JSON has it.
         out: folder of all runs.
     """
 
     kind: Literal["teacher", "student"]
     name: str
     seed: int
-    key: str
+    facts: Mapping[str, object]
     out: Path
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of all facts."""
+        return fingerprint_of_facts(self.facts)
 
     @property
     def folder(self) -> Path:
@@ -79,8 +91,21 @@ class Job:
             return None
         if saved.pop("weights", None) != self._weights():
             return None
+        del saved["facts"]
         moved = {"epochs": tuple(saved["epochs"]), "folder": str(self.folder), "kept": True}
         return RunResult(**{**saved, **moved})
+
+    def why_not(self) -> str | None:
+        """Say why a run that seems to be finished is done again; None where none seems to be."""
+        if (self.folder / RESULT).exists():
+            return f"what is in {self.folder} is damaged or was changed"
+        pattern = f"{self.name}-seed{self.seed}-*/{RESULT}"
+        for file in sorted(self.out.glob(pattern), key=lambda file: -file.stat().st_mtime):
+            saved = read_json(file)
+            facts = saved.get("facts") if isinstance(saved, dict) else None
+            if isinstance(facts, dict):
+                return f"{file.parent} is of other settings: {_difference(facts, self.facts)}"
+        return None
 
     def finish(self, history: History, seconds: float, best_accuracy: float | None) -> RunResult:
         """Write its result, the last of its files: a run without it is not finished."""
@@ -97,11 +122,24 @@ class Job:
             best_accuracy,
             str(self.folder),
         )
-        facts = {"key": self.key, "weights": self._weights(), **asdict(result)}
-        write_json(self.folder / RESULT, facts)
+        proof = {"key": self.key, "weights": self._weights(), "facts": dict(self.facts)}
+        write_json(self.folder / RESULT, {**asdict(result), **proof})
         return result
 
     def _weights(self) -> dict[str, str]:
         """Return the hash of each file of weights."""
         files = sorted(self.folder.glob("*.safetensors"))
         return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def _difference(before: Mapping[str, object], now: Mapping[str, object]) -> str:
+    """Name what differs between two jobs' facts, with values where they are short."""
+    told = []
+    for name in sorted({*before, *now}):
+        old, new = json.loads(json.dumps([before.get(name), now.get(name)]))
+        if isinstance(old, dict) and isinstance(new, dict):
+            told += [f"{name}.{key}" for key in {**old, **new} if old.get(key) != new.get(key)]
+        elif old != new:
+            short = max(len(str(old)), len(str(new))) <= SHORT
+            told.append(f"{name} was {old}, is {new}" if short else name)
+    return "; ".join(told)

@@ -31,9 +31,9 @@ HEADINGS = (
     "",
     "accuracy (%)",
     "to student alone",
-    "loss",
+    "training loss",
     "seconds",
-    "best on validation (%)",
+    "of the best weights (%)",
 )
 
 
@@ -65,7 +65,8 @@ def caption(results: Sequence[RunResult]) -> str:
     """Say what the numbers of a table are."""
     seeds = list(dict.fromkeys(result.seed for result in results))
     if len(seeds) == 1:
-        return f"seed {seeds[0]}; one seed proves little: --seeds 42,43,44"
+        several = ",".join(str(seeds[0] + more) for more in range(3))
+        return f"seed {seeds[0]}; one seed proves little: --seeds {several}"
     listed = ", ".join(map(str, seeds))
     return f"mean ± standard deviation over seeds {listed}; paired difference with 95 % interval"
 
@@ -94,11 +95,23 @@ def as_json(results: Sequence[RunResult]) -> dict[str, object]:
     return {"rows": [asdict(result) for result in results]}
 
 
-def write_report(folder: Path, title: str, results: Sequence[RunResult]) -> None:
-    """Write ``report.md``, ``report.json`` and ``curves.png`` into a folder."""
+def write_report(
+    folder: Path, title: str, about: Sequence[str], results: Sequence[RunResult]
+) -> None:
+    """Write ``report.md``, ``report.json`` and ``curves.png`` into a folder.
+
+    Args:
+        folder: where to.
+        title: of the report.
+        about: lines that say what was compared.
+        results: the runs.
+    """
     write_json(folder / "report.json", as_json(results))
     write_bytes(folder / "curves.png", curves(results))
-    text = f"# {title}\n\n{markdown_table(results)}\n\n![Accuracy by epoch](curves.png)\n"
+    facts = "\n".join(f"- {line}" for line in about)
+    text = (
+        f"# {title}\n\n{facts}\n\n{markdown_table(results)}\n\n![Accuracy by epoch](curves.png)\n"
+    )
     write_bytes(folder / "report.md", text.encode())
 
 

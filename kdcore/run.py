@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from torch import nn
 
 from kdcore.cache import Request, SignalCache, answers_for
@@ -27,7 +28,7 @@ from kdcore.evaluation import evaluate
 from kdcore.execution import Execution, in_best_layout
 from kdcore.experiment import Experiment, StrategyConfig
 from kdcore.files import load_weights, make_folder, save_weights, write_bytes
-from kdcore.fingerprint import digest_of, fingerprint_of, fingerprint_of_facts, source_of
+from kdcore.fingerprint import digest_of, fingerprint_of, source_of
 from kdcore.job import (
     BEST_WEIGHTS,
     CONFIG,
@@ -171,7 +172,7 @@ class RunContext:
     def job(
         self, name: str, seed: int, facts: Mapping[str, object], *, teaches: bool = False
     ) -> Job:
-        """Return a job whose key holds the given facts and those that all runs depend on."""
+        """Return a job that depends on the given facts and on those that all runs depend on."""
         shared = {
             "name": name,
             "seed": seed,
@@ -183,8 +184,8 @@ class RunContext:
             "wrappers": list(self.experiment.wrappers),
             "augment": self.experiment.augment.model_dump(mode="json"),
         }
-        key = fingerprint_of_facts({**shared, **facts})
-        return Job("teacher" if teaches else "student", name, seed, key, self.out)
+        kind: Literal["teacher", "student"] = "teacher" if teaches else "student"
+        return Job(kind, name, seed, {**shared, **facts}, self.out)
 
 
 def run_teacher(context: RunContext, seed: int) -> Teacher:
@@ -327,6 +328,10 @@ def _kept(context: RunContext, job: Job) -> RunResult | None:
         context.console.print(
             f"[bold]{result.name}, seed {result.seed}[/]: finished before, kept ({job.folder})",
             soft_wrap=True,
+        )
+    elif reason := job.why_not():
+        context.console.print(
+            f"[bold]{job.name}, seed {job.seed}[/] is done again: {escape(reason)}", soft_wrap=True
         )
     return result
 

@@ -197,7 +197,7 @@ class TapRecorder:
         self.where = where
         self.keep = frozenset(keep)
         self._run: Callable[..., Any] = model
-        self._taken: dict[TapAddress, tuple[Tensor, Tensor, int]] | None = None
+        self._taken: dict[TapAddress, tuple[Tensor, Tensor, int | None]] | None = None
         self._handles: list[RemovableHandle] = []
         for address in self.addresses:
             check_exists(address, model, where)
@@ -233,10 +233,12 @@ class TapRecorder:
                 "is not one tensor; tap a module that runs once, such as one that contains it"
             )
         kept = tensor.clone() if address in self.keep else tensor
-        self._taken[address] = (kept, tensor, _version(tensor))
+        # What is compiled can't look at versions; what is overwritten was found by the probe.
+        version = None if torch.compiler.is_compiling() else _version(tensor)
+        self._taken[address] = (kept, tensor, version)
 
     @contextmanager
-    def _taking(self) -> Iterator[dict[TapAddress, tuple[Tensor, Tensor, int]]]:
+    def _taking(self) -> Iterator[dict[TapAddress, tuple[Tensor, Tensor, int | None]]]:
         taken = self._taken = {}
         try:
             yield taken
@@ -263,7 +265,7 @@ class TapRecorder:
             frozenset(
                 address
                 for address, (_, tensor, version) in taken.items()
-                if _version(tensor) != version
+                if version is not None and _version(tensor) != version
             ),
         )
 

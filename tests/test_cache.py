@@ -105,7 +105,7 @@ def test_what_is_kept_is_what_the_teacher_says_of_each_view(
     assert not _same(kept, _model(1), source)  # the control
     again = "once" if views == 1 else "3 times, once a view"
     assert f"the teacher runs {again}; what it says is kept in" in desk.lines[0]
-    assert desk.lines[0].endswith("MiB")
+    assert desk.lines[0].endswith("KiB")
 
 
 def test_runs_of_one_process_share_what_is_kept_and_later_ones_find_it_on_disk(
@@ -222,7 +222,7 @@ def test_it_is_kept_where_it_fits(tmp_path: Path, limits: dict[str, int], place:
     assert isinstance(kept, LiveSignals) == (place == "live")
     assert bool(list(tmp_path.glob("*.arrays"))) == (place == "disk")
     if place == "live":
-        assert "runs every epoch: what it says takes 0.0 MiB, more than" in desk.lines[0]
+        assert "runs every epoch: what it says takes 0.3 KiB, more than" in desk.lines[0]
 
 
 def test_without_fingerprints_it_is_kept_for_one_training_alone(tmp_path: Path) -> None:

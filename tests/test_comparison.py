@@ -1,3 +1,4 @@
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,17 @@ def test_a_finished_comparison_is_not_repeated(tmp_path: Path) -> None:
     again = _compare(config, tmp_path)
     assert all(run.kept for run in again)
     assert _numbers(again) == _numbers(first)
+
+
+def test_the_report_of_another_comparison_is_not_replaced_without_a_word(tmp_path: Path) -> None:
+    def said(config: ComparisonConfig) -> str:
+        console = Console(record=True, width=500, file=io.StringIO())
+        compare(RunContext(config, tmp_path, console), config)
+        return console.export_text()
+
+    config = _config("train.epochs=1")
+    assert "will be replaced" not in said(config) + said(config)
+    assert "will be replaced; keep both with --out" in said(_config("train.epochs=1", "seeds=[43]"))
 
 
 def test_a_candidate_that_is_added_repeats_no_other(tmp_path: Path) -> None:

@@ -58,7 +58,8 @@ def _comparison(*labels: str) -> dict[str, Any]:
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    assert _refused(tmp_path / "none.toml") == "No such file or directory"
+    missing = _refused(tmp_path / "none.toml")
+    assert missing.startswith("No such file or directory; give an experiment as a TOML file")
     assert _refused(tmp_path) == "Is a directory"
 
 
@@ -190,7 +191,7 @@ def test_a_comparisons_file_given_to_run_says_what_to_type(write: Write, key: st
 def test_a_runs_file_given_to_compare_says_what_to_type(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         configfile.as_comparison(tomllib.loads(text), "mine.toml")
-    assert str(caught.value) == "mine.toml: is one run (it has strategies or seed): kdcore run"
+    assert str(caught.value).startswith("mine.toml: strategies and seed are keys of one run (kd")
 
 
 def test_the_form_that_is_given_to_its_own_command_is_taken() -> None:

@@ -29,8 +29,8 @@ def test_one_seed_is_said_to_prove_little_and_several_have_intervals() -> None:
 
 
 def test_the_best_column_is_there_only_where_there_was_validation() -> None:
-    assert "best on validation" not in markdown_table([_run("student", 1, 90)])
-    assert "best on validation" in markdown_table([_run("student", 1, 90, 91)])
+    assert "of the best weights" not in markdown_table([_run("student", 1, 90)])
+    assert "of the best weights" in markdown_table([_run("student", 1, 90, 91)])
 
 
 def test_names_cannot_break_the_table() -> None:
@@ -39,7 +39,7 @@ def test_names_cannot_break_the_table() -> None:
 
 
 def test_a_report_is_a_page_its_numbers_and_a_picture(tmp_path: Path) -> None:
-    write_report(tmp_path, "title", [_run("student", 1, 90), _run("logits", 1, 96)])
+    write_report(tmp_path, "title", ["of digits"], [_run("student", 1, 90), _run("logits", 1, 96)])
     assert (tmp_path / "report.md").read_text().startswith("# title\n")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]

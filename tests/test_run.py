@@ -1,3 +1,4 @@
+import io
 import json
 from pathlib import Path
 
@@ -78,6 +79,24 @@ def test_a_finished_run_is_kept_and_one_with_other_settings_is_not(tmp_path: Pat
     assert (kept.accuracy, kept.folder) == (first.accuracy, first.folder)
     changed = _context(_config("train.lr=0.01"), tmp_path)
     assert not run_student(changed, 42, "student", (), 1.0, None).kept
+
+
+def test_what_is_done_again_says_why(tmp_path: Path) -> None:
+    def said(*assignments: str) -> str:
+        console = Console(record=True, width=500, quiet=False, file=io.StringIO())
+        context = RunContext(_config(*assignments), tmp_path, console)
+        run_student(context, 42, "student", (), 1.0, None)
+        return console.export_text()
+
+    assert "done again" not in said()
+    assert "finished before, kept" in said()
+    again = said("train.lr=0.01", "train.epochs=1")
+    assert "is of other settings: train.epochs; train.lr" in again
+    weights = max(tmp_path.glob("*/student.safetensors"), key=lambda file: file.stat().st_mtime)
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert f"what is in {weights.parent} is damaged or was changed" in said(
+        "train.lr=0.01", "train.epochs=1"
+    )
 
 
 def test_a_teacher_is_kept_when_only_the_students_labels_change(tmp_path: Path) -> None:

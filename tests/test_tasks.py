@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from kdcore.errors import DataError
-from kdcore.tasks import UNLABELLED, Classification, Counts, no_targets
+from kdcore.tasks import UNLABELLED, Classification, Counts, Mixed, no_targets
 
 LOGITS = torch.tensor(
     [[2.0, -1.0, 0.5], [0.0, 0.0, 0.0], [-3.0, 4.0, 1.0], [1.0, 1.5, -2.0]], dtype=torch.float64
@@ -92,3 +93,15 @@ def test_targets_of_samples_without_labels_are_those_that_pytorch_ignores() -> N
     assert targets.tolist() == [-100, -100, -100]
     assert targets.dtype == torch.int64
     assert no_targets(3, torch.device("meta")).device.type == "meta"
+
+
+def test_a_mixed_samples_loss_is_that_of_both_targets_by_their_shares() -> None:
+    logits = torch.tensor([[2.0, 0.0], [1.0, 3.0], [0.5, 0.5]], dtype=torch.float64)
+    targets, others = torch.tensor([0, 1, -100]), torch.tensor([1, 1, -100])
+    mixed = Mixed(others, torch.tensor([0.75, 0.6, 0.9]))
+    task = Classification()
+    loss = task.mixed_loss(logits, targets, mixed)
+    first, second = (-F.log_softmax(logits, 1)[i] for i in (0, 1))
+    expected = [0.75 * first[0] + 0.25 * first[1], second[1], torch.tensor(0.0)]
+    assert loss.tolist() == pytest.approx([value.item() for value in expected], rel=1e-6)
+    assert torch.equal(task.mixed_loss(logits, targets, None), task.loss(logits, targets))

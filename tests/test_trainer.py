@@ -8,9 +8,11 @@ from torch.utils.data import TensorDataset
 
 from kdcore import Adapters, Features, Shapes, Strategy, Taps, hookimpl, squared_error
 from kdcore.cache import Request, SignalCache
+from kdcore.data.order import Order
 from kdcore.data.source import DatasetSource
 from kdcore.distiller import Distiller
 from kdcore.errors import NonFiniteLossError, StrategyError
+from kdcore.evaluation import evaluate
 from kdcore.readings import StepRecord
 from kdcore.sections import CacheConfig, TrainConfig
 from kdcore.trainer import EpochRecord, train
@@ -236,3 +238,56 @@ def test_the_student_comes_back_in_the_mode_that_it_was_handed_over_in() -> None
     distiller.student.eval()
     train(distiller, source, _config(epochs=1), 1)
     assert not any(module.training for module in distiller.student.modules())
+
+
+def test_a_loss_that_is_no_number_between_two_readings_leaves_the_last_good_weights() -> None:
+    source = _source()  # 40 samples: 3 steps an epoch, so that step 3 is the first of epoch 1
+    weights = {}
+    for name, strategy, epochs in (("good", _Hint(), 1), ("bad", _Diverges(), 2)):
+        distiller = _distiller([strategy], source)
+        if name == "bad":
+            with pytest.raises(NonFiniteLossError, match="epoch 1, step 3") as caught:
+                train(distiller, source, _config(epochs=epochs), 1, read_every=100)
+            order = Order(source.targets, 16, 0.25, 1).epoch(1)
+            assert list(caught.value.indices) == order[0].tolist()
+        else:
+            train(distiller, source, _config(epochs=epochs), 1)
+        weights[name] = _weights(distiller)
+    every_step = _distiller([_Diverges()], source)
+    with pytest.raises(NonFiniteLossError):
+        train(every_step, source, _config(epochs=2), 1, read_every=1)
+    assert _same(weights["bad"], _weights(every_step))  # nothing was stepped between the readings
+    assert all(bool(torch.isfinite(weight).all()) for weight in weights["bad"].values())
+
+
+@pytest.mark.parametrize("read_every", [1, 2, 100])
+def test_how_often_losses_are_read_changes_neither_them_nor_the_weights(read_every: int) -> None:
+    source, reference, watcher = _source(), _Watcher(), _Watcher()
+    first, second = _distiller([_Hint()], source), _distiller([_Hint()], source)
+    train(first, source, _config(), 1, observers=[reference])
+    train(second, source, _config(), 1, observers=[watcher], read_every=read_every)
+    assert watcher.steps == reference.steps
+    assert _same(_weights(first), _weights(second))
+
+
+def test_the_average_of_the_weights_is_measured_and_left() -> None:
+    source, test = _source(), _source(30, seed=3)
+    last, averaged, watcher = _distiller([], source), _distiller([], source), _Watcher()
+    train(last, source, _config(), 1, test=test)
+    config = _config(weight_average=0.9)
+    train(averaged, source, config, 1, test=test, observers=[watcher])
+    assert not _same(_weights(last), _weights(averaged))
+    assert watcher.epochs[-1].accuracy == evaluate(averaged.student, test, averaged.task).accuracy
+    barely = _distiller([], source)
+    train(barely, source, _config(weight_average=1e-12), 1)
+    for name, weight in _weights(barely).items():  # an average of the last alone
+        assert torch.allclose(weight, _weights(last)[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_made_ahead_change_no_number(workers: int) -> None:
+    source = _source(unlabelled=20)
+    reference, distiller = _distiller([_Hint()], source), _distiller([_Hint()], source)
+    train(reference, source, _config(accumulate=2), 1)
+    train(distiller, source, _config(accumulate=2), 1, workers=workers)
+    assert _same(_weights(reference), _weights(distiller))

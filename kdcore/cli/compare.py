@@ -104,9 +104,9 @@ def command(
     from kdcore.run import RunContext
 
     console = Console(quiet=quiet, highlight=False, emoji=False)
-    context = RunContext(config, out or options.OUT / name, console)
+    context = RunContext(config, out or options.OUT / options.folder_name(name, config), console)
     results = comparison.compare(context, config)
-    report.write_report(context.out, f"kdcore compare: {name}", results)
+    report.write_report(context.out, f"kdcore compare: {name}", comparison.about(context), results)
     if json_file is not None:
         write_json(json_file, report.as_json(results))
     console.quiet = False

@@ -60,7 +60,8 @@ def run_command(arguments: list[str]) -> int:
     except KdcoreError as error:
         return _fail(str(error), error.exit_code)
     except TyperException as error:
-        return _fail(error.format_message(), 2)
+        message = error.format_message()
+        return _fail(message, 2) if message else 0  # nothing was asked for: help was shown
     except (KeyboardInterrupt, Abort):
         return _interrupted()
     except BrokenPipeError:
@@ -70,7 +71,9 @@ def run_command(arguments: list[str]) -> int:
 
 
 def _interrupted() -> int:
-    return _fail("interrupted; the same command keeps what was finished", INTERRUPTED)
+    return _fail(
+        "interrupted; the same command keeps finished runs and begins this one again", INTERRUPTED
+    )
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,9 +1,12 @@
 """Options that several commands have, and what they change in an experiment."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from kdcore.experiment import Experiment
 
 OUT = Path("kdcore-runs")
 
@@ -58,6 +61,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alo
 Json = Annotated[
     Path | None, typer.Option("--json", help="Also write the result here, for programs.")
 ]
+
+
+def folder_name(name: str, config: "Experiment") -> str:
+    """Return the name of an experiment's folder: its own, and that of the data it names."""
+    data = config.data
+    return name if data.root is None else f"{name}-{data.root.stem or data.name}"
 
 
 def assign(tree: dict[str, Any], values: dict[str, Any]) -> None:

@@ -65,6 +65,8 @@ class Feed:
             sampler=plans,
             num_workers=self._workers,
             pin_memory=self._device.type == "cuda",
+            # Otherwise it would draw from the stream that dropout draws from.
+            generator=torch.Generator(),
         )
         try:
             for made in loader:

@@ -107,7 +107,10 @@ def _called(name: str, classes: int, where: str) -> nn.Module:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a user's module may fail in any way
         reason = f"{type(error).__name__}: {error}"
-        raise ModelError(f"{where} {name!r} cannot be imported: {reason}") from error
+        raise ModelError(
+            f"{where} {name!r} cannot be imported: {reason} (looked for among what is installed "
+            f"and in {Path.cwd()})"
+        ) from error
     function = getattr(module, attribute, None)
     if not callable(function):
         names = [key for key in vars(module) if not key.startswith("_")]
@@ -136,7 +139,7 @@ def _check_fits(model: nn.Module, classes: int, size: int, where: str) -> None:
         reason = (str(error).splitlines() or [""])[0]
         raise ModelError(
             f"{where} cannot run on images of {size} pixels ({type(error).__name__}: {reason}); "
-            "set image_size"
+            "set image_size where it wants another size"
         ) from error
     if logits is None:
         raise ModelError(

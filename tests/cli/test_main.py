@@ -64,7 +64,7 @@ def test_compare_prints_what_the_tutorial_prints_and_the_table(
     assert "teacher deepnn: 1,186,986 parameters" in text
     assert "student lightnn: 267,738 parameters" in text
     # How far the last digits agree depends on how a machine adds up.
-    assert "norm of its first layer: 2.32736" in text
+    assert "norm of its first layer, to tell starts apart: 2.32736" in text
     assert "hidden: classifier:input [2048] -> flatten,average-pool:1024" in text
     assert "hint: features [16, 8, 8] -> Conv2d, 4,640 trained parameters" in text
     table = text[text.rindex("accuracy (%)") :]

@@ -1,11 +1,15 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from kdcore.data.images import ArrayImages, LabelledImages
+from kdcore.data.augment import Augment
+from kdcore.data.images import ArrayImages, LabelledImages, fit
 from kdcore.data.preprocess import Preprocess
 from kdcore.data.source import DatasetSource, ImageSource
 from kdcore.errors import DataError
+from kdcore.sections import AugmentConfig
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -57,3 +61,86 @@ def test_a_target_of_none_is_no_label() -> None:
 def test_a_data_set_that_is_none_is_refused(samples: list[object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         DatasetSource(samples, "train_data")
+
+
+CROPS = AugmentConfig(crop=2, flip=True)
+
+
+def test_both_models_see_one_view_at_their_own_size() -> None:
+    large, small = Preprocess(8, (0.0,) * 3, (1.0,) * 3), Preprocess(4, (0.0,) * 3, (1.0,) * 3)
+    indices = torch.tensor([0, 1])
+    for student, teacher in ((large, small), (small, large)):
+        source = ImageSource(_labelled(), student, teacher, None, Augment(CROPS))
+        batch = source.batch(indices, 3)
+        big, little = batch.inputs, batch.teacher_inputs
+        if student == small:
+            big, little = little, big
+        shrunk = fit((big * 255).round().to(torch.uint8), 4)
+        assert torch.allclose(little, shrunk / 255, atol=1e-6)
+
+
+def test_a_view_comes_again_and_differs_from_others_and_from_the_image() -> None:
+    plain = Preprocess(8, HALF, HALF)
+    source = ImageSource(_labelled(), plain, None, None, Augment(CROPS))
+    indices = torch.tensor([2, 0, 3])
+    first = source.batch(indices, 1).inputs
+    assert torch.equal(first, source.batch(indices, 1).inputs)
+    assert torch.equal(first[1:2], source.batch(torch.tensor([0]), 1).inputs)
+    assert not torch.equal(first, source.batch(indices, 2).inputs)
+    assert not torch.equal(first, ImageSource(_labelled(), plain).batch(indices).inputs)
+
+
+@pytest.mark.parametrize(
+    ("augment", "views", "epochs"),
+    [
+        (AugmentConfig(), 1, [0, 0, 0, 0]),
+        (CROPS, None, [0, 1, 2, 3]),
+        (CROPS.model_copy(update={"views": 3}), 3, [0, 1, 2, 0]),
+        (AugmentConfig(views=3), 1, [0, 0, 0, 0]),  # of what is not augmented there is one view
+    ],
+)
+def test_a_source_says_how_many_views_it_has_and_which_an_epoch_sees(
+    augment: AugmentConfig, views: int | None, epochs: list[int]
+) -> None:
+    source = ImageSource(_labelled(), Preprocess(8, HALF, HALF), None, None, Augment(augment))
+    assert source.views == views
+    assert [source.view(epoch) for epoch in range(4)] == epochs
+
+
+def test_mixed_samples_say_with_what_and_how_much() -> None:
+    mixing = Augment(AugmentConfig(mixup=1.0))
+    source = ImageSource(_labelled(), Preprocess(8, (0.0,) * 3, (1.0,) * 3), None, None, mixing)
+    indices = torch.arange(4)
+    batch, mix = source.batch(indices), mixing.partners(indices, 0, source.targets, 8)
+    assert batch.mixed is not None
+    assert mix is not None
+    assert torch.equal(batch.mixed.targets, source.targets[mix.partners])
+    images = _labelled().images
+    for row, (partner, share) in enumerate(zip(mix.partners, batch.mixed.share, strict=True)):
+        own, other = images.read(row).float(), images.read(int(partner)).float()
+        expected = (share * own + (1 - share) * other) / 255
+        assert torch.allclose(batch.inputs[row], expected, atol=1 / 255)
+    assert ImageSource(_labelled(), Preprocess(8, HALF, HALF)).batch(indices).mixed is None
+
+
+def test_its_fingerprint_is_of_all_that_a_teacher_sees_and_of_nothing_else() -> None:
+    one, two = Preprocess(8, HALF, HALF), Preprocess(8, (0.1,) * 3, HALF)
+    relabelled = replace(_labelled(), targets=torch.tensor([1, 0, -100, 0]))
+    other = ArrayImages(torch.zeros(4, 3, 8, 8, dtype=torch.uint8))
+    base = ImageSource(_labelled(), one).fingerprint
+    same = [
+        ImageSource(_labelled(), two, one),  # what the student sees is its own matter
+        ImageSource(relabelled, one),
+        ImageSource(_labelled(), one, None, None, Augment(AugmentConfig())),
+    ]
+    different = [
+        ImageSource(_labelled(), one, two),
+        ImageSource(replace(_labelled(), images=other), one),
+        ImageSource(_labelled().subset([1, 0, 2, 3]), one),
+        ImageSource(_labelled(), one, None, None, Augment(CROPS)),
+        ImageSource(_labelled(), one, None, None, Augment(CROPS.model_copy(update={"seed": 1}))),
+        ImageSource(_labelled(), one, None, None, Augment(AugmentConfig(mixup=1.0))),
+        ImageSource(relabelled, one, None, None, Augment(AugmentConfig(mixup=1.0))),
+    ]
+    assert {source.fingerprint for source in same} == {base}
+    assert len({base, *(source.fingerprint for source in different)}) == len(different) + 1
