@@ -3,6 +3,7 @@
 A plugin is code: loading one runs it. Listing does not.
 """
 
+import difflib
 import os
 import re
 from collections.abc import Iterable
@@ -127,7 +128,9 @@ class Catalog:
         kind = self.group.removeprefix("kdcore.").replace("strategies", "strategy").rstrip("s")
         names = [printable(entry.name) for entry, *_ in self._found]
         message = unknown(kind, name, names)
-        if re.fullmatch(r"[A-Za-z0-9_-]+", name) and "did you mean" not in message:
+        # Of what is clearly a slip of the finger, the name may be a stranger's package.
+        slip = difflib.get_close_matches(name, names, cutoff=0.8)
+        if re.fullmatch(r"[A-Za-z0-9_-]+", name) and not slip:
             message += f"; if it exists, install it: pip install kdcore-{name}"
         return CatalogError(message)
 
