@@ -1,5 +1,7 @@
 """Which device things are on, and which there are."""
 
+from itertools import chain
+
 import torch
 from torch import nn
 
@@ -8,9 +10,8 @@ from kdcore.errors import UserError
 
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of a model's first parameter or buffer; the CPU where it has none."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
+    first = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def find_device(name: str) -> torch.device:
