@@ -17,6 +17,7 @@ from kdcore.adapters import FixedAdapter
 from kdcore.arrays import ArraySpec
 from kdcore.data.source import Batch, Source
 from kdcore.errors import ConfigError
+from kdcore.files import size_text
 from kdcore.fingerprint import fingerprint_of_facts
 from kdcore.listening import Arrays, KeptSignals, LiveSignals, SignalSource, Teachers, array_name
 from kdcore.sections import CacheConfig
@@ -233,7 +234,7 @@ class SignalCache:
         if facts is not None and nbytes <= self._config.disk:
             return "disk"
         self._note(
-            f"the teacher runs every epoch: what it says takes {_size(nbytes)}, more than "
+            f"the teacher runs every epoch: what it says takes {size_text(nbytes)}, more than "
             "cache.memory and cache.disk allow"
         )
         return "live"
@@ -311,8 +312,4 @@ def _place(device: torch.device, nbytes: int) -> torch.device:
 def _said(request: Request, nbytes: int, place: str) -> str:
     views = request.source.views or 1
     passes = "runs once" if views == 1 else f"runs {views} times, once a view"
-    return f"the teacher {passes}; what it says is kept in {place}: {_size(nbytes)}"
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 2**20:,.1f} MiB" if nbytes >= 2**20 else f"{nbytes / 2**10:,.1f} KiB"
+    return f"the teacher {passes}; what it says is kept in {place}: {size_text(nbytes)}"

@@ -133,3 +133,8 @@ def read_weights(path: Path, where: str) -> dict[str, Tensor]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def size_text(nbytes: int) -> str:
+    """Return a number of bytes as people read it."""
+    return f"{nbytes / 2**20:,.1f} MiB" if nbytes >= 2**20 else f"{nbytes / 2**10:,.1f} KiB"

@@ -45,19 +45,20 @@ def list_command(
         ]
         typer.echo(json.dumps(listed, indent=2))
         return
-    for entry in entries:
-        from kdcore.catalog import printable
+    from kdcore.catalog import printable
+    from kdcore.files import size_text
 
+    for entry in entries:
         facts = entry.facts
         age = (datetime.now(UTC) - entry.last_used).days
         what = (
             f"{facts.get('model', '?')} on {facts.get('images', '?')}, {facts.get('views')} views"
         )
         arrays = ", ".join(facts.get("arrays", ()))
-        size = f"{entry.nbytes / 2**20:,.1f} MiB"
+        size = size_text(entry.nbytes)
         typer.echo(printable(f"{entry.key[:12]}  {size}  {what}; used {age} days ago: {arrays}"))
     total = sum(entry.nbytes for entry in entries)
-    typer.echo(f"{len(entries)} in {store.folder}, {total / 2**20:,.1f} MiB")
+    typer.echo(f"{len(entries)} in {store.folder}, {size_text(total)}")
 
 
 @app.command(name="clear", epilog="Example: [bold]kdcore cache clear[/]")
@@ -69,6 +70,7 @@ def clear_command(
 ) -> None:
     """Remove what is kept, all of it or some."""
     from kdcore.errors import UserError
+    from kdcore.files import size_text
 
     store = _store(folder)
     chosen = None
@@ -78,7 +80,7 @@ def clear_command(
         if missing := [begin for begin in keys if not any(k.startswith(begin) for k in known)]:
             raise UserError(f"nothing is kept by the key {missing[0]!r}; see kdcore cache list")
     freed = store.clear(chosen)
-    typer.echo(f"removed {freed / 2**20:,.1f} MiB from {store.folder}")
+    typer.echo(f"removed {size_text(freed)} from {store.folder}")
 
 
 @app.command(name="build", epilog=EXAMPLE)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdcore.data.source import Batch, Source
 from kdcore.errors import DataError
+from kdcore.files import size_text
 
 MOST_WORKERS = 8
 
@@ -103,7 +104,7 @@ def workers_for(in_memory: bool, asked: int | None) -> int:
 
 def describe_feed(in_memory: bool, nbytes: int, device: torch.device, workers: int) -> str:
     """Say in one line how batches come."""
-    size = f"{nbytes / 2**20:,.1f} MiB"
+    size = size_text(nbytes)
     if in_memory:
         where = "memory" if device.type == "cpu" else f"the memory of {device}"
         how = f"decoded once, kept in {where} ({size})"
