@@ -18,7 +18,7 @@ from kdcore.arrays import ArraySpec
 from kdcore.data.source import Batch, Source
 from kdcore.errors import ConfigError
 from kdcore.files import size_text
-from kdcore.fingerprint import fingerprint_of_facts
+from kdcore.fingerprint import fingerprint_of_facts, machine_facts
 from kdcore.listening import Arrays, KeptSignals, LiveSignals, SignalSource, Teachers, array_name
 from kdcore.sections import CacheConfig
 from kdcore.signals import SignalKey
@@ -111,9 +111,14 @@ class SignalCache:
             ConfigError: keeping was asked for and cannot be done.
         """
         mode = self._config.mode
-        live = LiveSignals(request.teachers, request.batch_size)
+        live = LiveSignals(request.teachers, request.batch_size, self._config.dtype)
         if not request.teachers:
             return live
+        if request.absent and (mode == "off" or request.source.views is None):
+            raise ConfigError(
+                "the teacher's weights are missing, so that it cannot be asked; its kept answers "
+                "serve samples that are the same every epoch, and cache.mode other than 'off'"
+            )
         if mode == "off":
             self._note("the teacher runs every epoch, as asked")
             return live
@@ -143,23 +148,25 @@ class SignalCache:
             self._note("the teacher does not run: what it says is kept already")
             return self._memory[key]
         widest = {name: self._widest(name, each) for name, each in request.teachers.items()}
-        live = LiveSignals(widest, request.batch_size)
+        live = LiveSignals(widest, request.batch_size, self._config.dtype)
         try:
             specs = dict(_specs(live, request, self._config.dtype))
             nbytes = sum(spec.nbytes for spec in specs.values())
             where = "disk" if request.absent else self._where(nbytes, facts)
             if where == "disk":
                 assert facts is not None
-                return self._on_disk(request, live, specs, {**facts, "base": key})
+                self._memory = {key: self._on_disk(request, live, specs, {**facts, "base": key})}
+                return self._memory[key]
             if where == "memory":
                 self._note(_said(request, nbytes, "memory"))
+                # One teacher's at a time: that of another seed is not asked for again.
+                self._memory = {}
                 place = _place(request.device, nbytes)
                 arrays = {
                     name: torch.empty(spec.shape, dtype=spec.dtype, device=place)
                     for name, spec in specs.items()
                 }
                 _fill(arrays, live, request)
-                # One teacher's at a time: that of another seed is not asked for again.
                 self._memory = {key: arrays} if facts else {}
                 return arrays
             return None
@@ -217,10 +224,8 @@ class SignalCache:
             "views": request.source.views,
             "batch_size": request.batch_size,
             "dtype": self._config.dtype,
-            "device": request.device.type,
-            "threads": torch.get_num_threads(),
-            "processor": torch.backends.cpu.get_cpu_capability(),
-            "torch": torch.__version__,
+            "precision_of_signals": sorted({str(t.precision) for t in request.teachers.values()}),
+            **machine_facts(request.device),
         }
 
     def _where(self, nbytes: int, facts: Mapping[str, object] | None) -> str:
@@ -248,9 +253,15 @@ class SignalCache:
         )
 
 
-def answers_for(config: CacheConfig, label: str, value: str) -> Mapping[str, Any] | None:
-    """Return the facts of the latest entry on disk with a label of this value, if there is one."""
-    entries = [e for e in open_store(config).entries() if e.facts.get(label) == value]
+def answers_for(config: CacheConfig, wanted: Mapping[str, object]) -> Mapping[str, Any] | None:
+    """Return the facts of the latest entry on disk that has these among them, if there is one."""
+    if config.mode == "off":
+        return None
+    entries = [
+        e
+        for e in open_store(config).entries()
+        if all(e.facts.get(k) == v for k, v in wanted.items())
+    ]
     return entries[-1].facts if entries else None
 
 

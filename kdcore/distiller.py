@@ -126,7 +126,7 @@ class Distiller(nn.Module):
             ),
             execution,
         )
-        self._execution = execution
+        self.execution = execution
         self.student = student
         self.strategies = nn.ModuleDict({part.member.label: part for part in self._parts})
         self._release = weakref.finalize(self, _release, self._assembly)
@@ -195,7 +195,7 @@ class Distiller(nn.Module):
             TapError: a tapped module did not run, or ran more than once.
             StrategyError: a strategy failed, or returned what is no loss.
         """
-        with self._execution.casting(self.device):
+        with self.execution.casting(self.device):
             observation = self._assembly.student(inputs)
         logits = logits_of(observation.output)
         if logits is None:

@@ -1,6 +1,7 @@
 """How models' layers are computed in a training: in what number format, and whether compiled.
 
-Adapters and losses are not part of it: they are computed in 32 bits, uncompiled.
+Adapters and losses are not part of it: they stay in float32 (float64 for such a student), and are
+not compiled.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -51,6 +52,11 @@ class Execution:
             return nullcontext()
         return torch.autocast(device.type, self.autocast)
 
+    @property
+    def scales_losses(self) -> bool:
+        """Whether gradients are so small in the number format that losses must be scaled up."""
+        return self.autocast == torch.float16
+
     def prepare(self) -> None:
         """Forget what was compiled before: taps on another instance of a class would not fire."""
         if self.backend is not None:
@@ -61,7 +67,10 @@ PLAIN = Execution()
 
 
 def in_best_layout(model: nn.Module) -> nn.Module:
-    """Lay a model's weights out channels last where it convolves images; numbers stay the same."""
+    """Lay a model's weights out channels last where it convolves images, which is faster.
+
+    The weights are the same; what is computed with them is, up to rounding.
+    """
     if any(isinstance(module, nn.Conv2d) for module in model.modules()):
         return model.to(memory_format=torch.channels_last)
     return model

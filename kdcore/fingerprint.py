@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -40,13 +41,52 @@ def fingerprint_of(model: nn.Module, size: int) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
+LIBRARIES = ("torch", "torchvision", "builtins", "abc", "typing")
+"""Top-level modules whose source is known by their version."""
+
+
 def source_of(cls: type) -> str:
-    """Return the hash of the file that a class is written in; empty where there is none."""
-    try:
-        file = inspect.getsourcefile(cls)
-    except TypeError:
+    """Return the hash of the files that a class and its bases are written in.
+
+    Of a package, all modules beside the class's own count. PyTorch's and Python's own classes do
+    not: their versions do. Empty where there is no file.
+    """
+    files: set[Path] = set()
+    for base in cls.__mro__:
+        if base.__module__.partition(".")[0] not in LIBRARIES:
+            files |= _files_of(base)
+    if not files:
         return ""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _files_of(cls: type) -> set[Path]:
+    try:
+        found = inspect.getsourcefile(cls)
+    except TypeError:  # written in C, or on a terminal
+        return set()
+    if not found or not Path(found).is_file():
+        return set()
+    file = Path(found)
+    package = (file.parent / "__init__.py").exists()
+    return set(file.parent.glob("*.py")) if package else {file}
+
+
+def machine_facts(device: torch.device) -> dict[str, object]:
+    """Return what the bits of a computation depend on beside its inputs."""
+    return {
+        "device": str(device),
+        "processor": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "pillow": version("pillow"),
+    }
 
 
 def fingerprint_of_facts(facts: Mapping[str, object]) -> str:

@@ -34,20 +34,29 @@ class LiveSignals:
     Args:
         teachers: the teachers by name.
         batch_size: samples that they are given at a time.
+        dtype: number format in which signals are kept; they are rounded to it live, too.
     """
 
     needs_inputs: ClassVar[bool] = True
 
-    def __init__(self, teachers: Teachers, batch_size: int | None = None) -> None:
+    def __init__(
+        self, teachers: Teachers, batch_size: int | None = None, dtype: str = "float32"
+    ) -> None:
         self.teachers = teachers
         self.batch_size = batch_size
+        self._dtype: torch.dtype | None = None if dtype == "float32" else getattr(torch, dtype)
 
     def signals(self, batch: Batch) -> dict[str, Signals]:
         """Run every teacher on the batch."""
         return {
-            name: teacher.signals(batch.teacher_inputs, self.batch_size)
+            name: teacher.signals(batch.teacher_inputs, self.batch_size).map(self._rounded)
             for name, teacher in self.teachers.items()
         }
+
+    def _rounded(self, tensor: Tensor) -> Tensor:
+        if self._dtype is None or not tensor.is_floating_point():
+            return tensor
+        return tensor.to(self._dtype).to(tensor.dtype)
 
 
 class KeptSignals:
@@ -78,10 +87,12 @@ class KeptSignals:
 
     def signals(self, batch: Batch) -> dict[str, Signals]:
         """Gather what the teachers said of the batch's samples."""
-        rows = batch.indices + batch.view * self._samples if batch.view else batch.indices
+        first = batch.view * self._samples
 
         def gather(table: Tensor, precision: torch.dtype) -> Tensor:
-            found = table.index_select(0, rows.to(table.device)).to(self._device)
+            # On the CPU the rows are known there: asking the device for them would wait for it.
+            rows = batch.rows if table.device.type == "cpu" else batch.indices
+            found = table.index_select(0, rows + first if first else rows).to(self._device)
             return in_precision(found, precision)
 
         return {

@@ -32,5 +32,6 @@ def isolated(seed: int, *purpose: str | int) -> Iterator[None]:
     depend on what was drawn before nor change what is drawn after.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, *purpose))
+        # Not torch.manual_seed: that would seed the streams of all devices, too.
+        torch.default_generator.manual_seed(derive_seed(seed, *purpose))
         yield

@@ -4,7 +4,7 @@ A device that computes ahead of the host would have to wait for each loss that i
 they stay where they are for some steps, and a flag beside them stops the optimizer at once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -87,23 +87,21 @@ class Readings:
         """Whether it is time to read."""
         return len(self._waiting) >= self._every
 
-    def read(self) -> list[StepRecord]:
-        """Return the steps since the last reading; waits for the device.
+    def read(self) -> Iterator[StepRecord]:
+        """Go through the steps since the last reading; waits for the device.
 
         Raises:
             NonFiniteLossError: a loss is no number; no step was taken from that one on.
         """
         waiting, self._waiting = self._waiting, []
         if not waiting:
-            return []
+            return
         numbers = iter(torch.cat([each.values for each in waiting]).tolist())
-        records = []
         for each in waiting:
             losses = {label: next(numbers) for label in each.labels}
             _check(each, losses)
             count = sum(map(len, each.indices))
-            records.append(StepRecord(each.epoch, each.step, self._steps, count, losses))
-        return records
+            yield StepRecord(each.epoch, each.step, self._steps, count, losses)
 
 
 def _check(step: _Waiting, losses: Mapping[str, float]) -> None:

@@ -28,7 +28,7 @@ from kdcore.evaluation import evaluate
 from kdcore.execution import Execution, in_best_layout
 from kdcore.experiment import Experiment, StrategyConfig
 from kdcore.files import load_weights, make_folder, save_weights, write_bytes
-from kdcore.fingerprint import digest_of, fingerprint_of, source_of
+from kdcore.fingerprint import digest_of, fingerprint_of, machine_facts, source_of
 from kdcore.job import (
     BEST_WEIGHTS,
     CONFIG,
@@ -137,7 +137,8 @@ class RunContext:
         weights = self.experiment.teacher.weights
         if weights is None or weights.exists():
             return None
-        return answers_for(self.experiment.cache, "weights", str(weights))
+        wanted = {"weights": str(weights), "data": self.data.student.fingerprint}
+        return answers_for(self.experiment.cache, wanted)
 
     def distiller(
         self,
@@ -177,11 +178,9 @@ class RunContext:
             "name": name,
             "seed": seed,
             "data": self.data.teacher_fingerprint if teaches else self.data.fingerprint,
-            "device": str(self.device),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
+            **machine_facts(self.device),
             "kdcore": own_version(),
-            "wrappers": list(self.experiment.wrappers),
+            "wrappers": {name: source_of(type(each)) for name, each in self.wrappers.items()},
             "augment": self.experiment.augment.model_dump(mode="json"),
         }
         kind: Literal["teacher", "student"] = "teacher" if teaches else "student"
@@ -206,7 +205,9 @@ def run_teacher(context: RunContext, seed: int) -> Teacher:
     if weights is not None:
         accuracy = evaluate(model, context.data.teacher_test, task).accuracy
         context.console.print(
-            f"[bold]{TEACHER}[/] from {weights}: accuracy {accuracy:.2f} %", soft_wrap=True
+            f"[bold]{TEACHER}[/] from {weights}: accuracy {accuracy:.2f} %"
+            + ("; \\[teacher.train] is not used" if experiment.teacher.train else ""),
+            soft_wrap=True,
         )
         result = _came_trained(seed, accuracy, weights)
         return Teacher(model, fingerprint_of(model, size), weights, result)
@@ -300,7 +301,7 @@ def run_student(
             "start": fingerprint_of(student, data.student_preprocess.size),
             "train": config.model_dump(mode="json"),
             "teacher": teacher.fingerprint if teacher and strategies else None,
-            "kept_as": context.experiment.cache.dtype,
+            "signals": context.experiment.cache.dtype if strategies else None,
             "methods": [
                 [str(member.origin), source_of(type(member.strategy))]
                 for member in distiller.members

@@ -214,7 +214,9 @@ class AugmentConfig(Section):
     crop: int = Field(0, ge=0, description="black pixels around the image that it is cropped from")
     flip: bool = Field(False, description="mirror every other image")
     randaugment: int = Field(0, ge=0, le=16, description="operations of RandAugment an image")
-    magnitude: int = Field(9, ge=0, le=30, description="how strong these are")
+    magnitude: int | None = Field(
+        None, ge=0, le=30, description="how strong these are; 9 where not given"
+    )
     mixup: NotNegative = Field(0.0, description="alpha of mixup; 0 for none")
     cutmix: NotNegative = Field(0.0, description="alpha of CutMix; 0 for none")
     views: int | None = Field(
@@ -227,9 +229,15 @@ class AugmentConfig(Section):
     seed: Seed = Field(0, description="seed of all views, the same for all runs")
 
     @model_validator(mode="after")
-    def _one_way_of_mixing(self) -> Self:
+    def _settings_that_are_used(self) -> Self:
         if self.mixup and self.cutmix:
             raise ValueError("mixup and cutmix exclude each other: set one of them to 0")
+        if self.magnitude is not None and not self.randaugment:
+            raise ValueError("magnitude would be ignored: only randaugment has it")
+        if self.views is not None and not self.active:
+            raise ValueError(
+                "views would be ignored: there is no augmentation, such as flip = true"
+            )
         return self
 
     @property

@@ -69,7 +69,8 @@ class FrozenTeacher:
 
     def _run(self, inputs: Any) -> Signals:
         device = tensors_in(inputs)[0].device
-        with torch.no_grad():
+        # A teacher that draws random numbers even so must not take them from the student's stream.
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             with self.execution.casting(device):
                 observation = self._recorder(inputs)
             logits = logits_of(observation.output)

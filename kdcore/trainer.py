@@ -127,6 +127,23 @@ def train(
     modes = [(module, module.training) for module in distiller.student.modules()]
     distiller.train()
     history = History()
+    try:
+        _learn(training, distiller, config, history, test, validation, observers)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return history
+
+
+def _learn(
+    training: "_Training",
+    distiller: Distiller,
+    config: TrainConfig,
+    history: History,
+    test: Source | None,
+    validation: Source | None,
+    observers: Sequence[Observer],
+) -> None:
     for epoch in range(config.epochs):
         started = time.perf_counter()
         records, lr = training.epoch(epoch)
@@ -142,9 +159,6 @@ def train(
         for observer in observers:
             observer.on_epoch(record)
     training.finish()
-    for module, mode in modes:
-        module.training = mode
-    return history
 
 
 class _Training:
@@ -164,14 +178,18 @@ class _Training:
         self._distiller = distiller
         self._config = config
         self._observers = observers
-        self._signals = signals or LiveSignals(distiller.teachers)
+        self._signals = signals or LiveSignals(distiller.teachers, config.micro_batch)
         self._order = Order(source.targets, config.batch_size, config.labelled_share, seed)
         wanted = self._signals.needs_inputs
         feed = Feed(source, distiller.device, workers=workers, teacher=wanted)
         self._batches = feed.batches(_plans(self._order, source, config))
         self._optimizer = build_optimizer(distiller.parameters(), config)
         self._schedule = build_schedule(self._optimizer, config, self._order.steps)
-        self._readings = Readings(config.epochs * self._order.steps, distiller.device, read_every)
+        scales = distiller.execution.scales_losses
+        self._scaler = torch.amp.GradScaler(distiller.device.type, enabled=scales)
+        # A scaler keeps the optimizer's flag for itself: losses are looked at before each step.
+        every = 1 if scales else read_every
+        self._readings = Readings(config.epochs * self._order.steps, distiller.device, every)
         decay = config.weight_average
         self._average = WeightAverage(distiller.student, decay) if decay else None
 
@@ -184,11 +202,14 @@ class _Training:
         for _ in range(self._order.steps):
             batches = next(self._batches)
             optimizer.zero_grad()
-            losses = _backward(distiller, batches, self._signals)
+            losses = _backward(distiller, batches, self._signals, self._scaler)
             self._readings.add(epoch, distiller.step, [b.indices for b in batches], losses)
             _check_gradients(distiller)
+            if self._scaler.is_enabled():
+                records += self._read()
+                self._scaler.unscale_(optimizer)
             clip(distiller.parameters(), self._config.clip_norm)
-            step_unless(optimizer, self._readings.stopped)
+            self._step()
             lr = float(schedule.get_last_lr()[0])
             schedule.step()
             distiller.advance()
@@ -200,9 +221,17 @@ class _Training:
         _check_weights(distiller)
         return records, lr
 
+    def _step(self) -> None:
+        if self._scaler.is_enabled():
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+        else:
+            step_unless(self._optimizer, self._readings.stopped)
+
     def _read(self) -> list[StepRecord]:
-        records = self._readings.read()
-        for record in records:
+        records: list[StepRecord] = []
+        for record in self._readings.read():
+            records.append(record)
             for observer in self._observers:
                 observer.on_step(record)
         return records
@@ -222,7 +251,9 @@ def _plans(order: Order, source: Source, config: TrainConfig) -> Iterator[Plan]:
     """Go through the steps of all epochs."""
     for epoch in range(config.epochs):
         for indices in order.epoch(epoch):
-            yield Plan(indices.chunk(config.accumulate), source.view(epoch))
+            # Each micro-batch has its share of the labelled, which come first.
+            parts = [indices[first :: config.accumulate] for first in range(config.accumulate)]
+            yield Plan([part for part in parts if len(part)], source.view(epoch))
 
 
 def _score(distiller: Distiller, source: Source | None) -> float | None:
@@ -230,7 +261,10 @@ def _score(distiller: Distiller, source: Source | None) -> float | None:
 
 
 def _backward(
-    distiller: Distiller, batches: Sequence[Batch], signals: SignalSource
+    distiller: Distiller,
+    batches: Sequence[Batch],
+    signals: SignalSource,
+    scaler: torch.amp.GradScaler,
 ) -> dict[str, Tensor]:
     """Add up the gradients of one optimizer step and return its losses."""
     counts = _count(distiller, batches)
@@ -244,7 +278,7 @@ def _backward(
             counts=counts,
             mixed=batch.mixed,
         )
-        losses.total.backward()
+        scaler.scale(losses.total).backward()
         for label, value in _values(losses):
             sums[label] = sums[label] + value if label in sums else value
     return sums

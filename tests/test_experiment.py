@@ -15,7 +15,7 @@ from kdcore.experiment import (
     StrategyConfig,
     TeacherConfig,
 )
-from kdcore.sections import DataConfig, ModelConfig, TrainConfig
+from kdcore.sections import AugmentConfig, DataConfig, ModelConfig, TrainConfig
 from kdcore.validation import describe_validation
 
 CANDIDATE: dict[str, Any] = {"label": "a", "strategies": [{"name": "a"}]}
@@ -365,3 +365,23 @@ def test_a_seed_twice_and_no_seed_are_refused() -> None:
         ComparisonConfig, candidates=[CANDIDATE], seeds=[1, 2, 1]
     )
     assert "seeds: " in _refused(ComparisonConfig, candidates=[CANDIDATE], seeds=[])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"views": 8}, "views would be ignored: there is no augmentation"),
+        ({"flip": True, "magnitude": 3}, "magnitude would be ignored: only randaugment has it"),
+        ({"mixup": 0.2, "cutmix": 1.0}, "mixup and cutmix exclude each other"),
+        ({"crop": -1}, "crop: input should be greater than or equal to 0 (got -1)"),
+        ({"resized_crop": 1.1}, "resized_crop: input should be less than or equal to 1"),
+        ({"randaugment": 2, "magnitude": 31}, "magnitude: input should be less than or equal to"),
+        ({"flip": True, "views": 0}, "views: input should be greater than or equal to 1 (got 0)"),
+    ],
+)
+def test_an_augmentation_that_cannot_be_or_would_do_nothing_is_refused(
+    values: dict[str, Any], message: str
+) -> None:
+    assert message in _refused(AugmentConfig, **values)
+    AugmentConfig(flip=True, views=8)  # the control
+    AugmentConfig(randaugment=2, magnitude=3)

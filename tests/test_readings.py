@@ -25,12 +25,12 @@ def test_steps_are_read_in_order_with_their_losses() -> None:
     due = [readings.due]
     _add(readings, 2, 3.0, 0.125)
     assert [*due, readings.due] == [False, True]
-    assert readings.read() == [
+    assert list(readings.read()) == [
         StepRecord(0, 0, 10, 2, {"total": 1.0, "task": 0.5}),
         StepRecord(0, 1, 10, 2, {"total": 2.0, "task": 0.25, "hint": 4.0}),
         StepRecord(0, 2, 10, 2, {"total": 3.0, "task": 0.125}),
     ]
-    assert readings.read() == []
+    assert list(readings.read()) == []
 
 
 def test_a_cpu_is_read_at_every_step_and_a_device_that_runs_ahead_is_not() -> None:
@@ -50,16 +50,19 @@ def test_a_loss_that_is_no_number_is_named_with_its_step_and_samples(value: floa
     _add(readings, 1, value, 0.5, value, indices=(4, 9, 6))
     _add(readings, 2, 1.0, 0.5, 1.0)
     words = r"the loss 'hint' is -?(nan|inf) in epoch 0, step 1 \(samples 4, 9, 6\)"
+    records = readings.read()
+    heard = [next(records)]  # what was read before the failure counts
     with pytest.raises(NonFiniteLossError, match=words) as caught:
-        readings.read()
+        next(records)
     assert caught.value.indices == (4, 9, 6)
+    assert [record.step for record in heard] == [0]
 
 
 def test_many_samples_are_counted_and_not_listed() -> None:
     readings = Readings(10, CPU)
     _add(readings, 0, float("nan"), indices=tuple(range(13)))
     with pytest.raises(NonFiniteLossError, match=r"samples 0, 1, .*, 9 and 3 more\)"):
-        readings.read()
+        list(readings.read())
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])

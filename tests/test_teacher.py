@@ -209,3 +209,21 @@ def test_under_autocast_adapters_still_work_in_its_precision() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         heard = teacher.signals(X)
     assert {tensor.dtype for _, tensor in heard.named()} == {torch.float32}
+
+
+def test_a_teacher_that_draws_random_numbers_takes_none_from_the_students_stream() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.fc(x) + torch.rand(3)
+            return logits
+
+    teacher = _frozen(Noisy(), _key("fc"))
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    teacher.signals(X)
+    assert torch.equal(torch.rand(2), expected)

@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from kdcore import Adapters, Features, Shapes, Strategy, Taps, hookimpl, squared
 from kdcore.cache import Request, SignalCache
 from kdcore.data.order import Order
 from kdcore.data.source import DatasetSource
-from kdcore.distiller import Distiller
+from kdcore.distiller import Distiller, Losses
 from kdcore.errors import NonFiniteLossError, StrategyError
 from kdcore.evaluation import evaluate
+from kdcore.execution import PLAIN, Execution
 from kdcore.readings import StepRecord
 from kdcore.sections import CacheConfig, TrainConfig
 from kdcore.trainer import EpochRecord, train
@@ -291,3 +293,51 @@ def test_batches_made_ahead_change_no_number(workers: int) -> None:
     train(reference, source, _config(accumulate=2), 1)
     train(distiller, source, _config(accumulate=2), 1, workers=workers)
     assert _same(_weights(reference), _weights(distiller))
+
+
+def test_the_steps_before_a_loss_that_is_no_number_are_heard_of() -> None:
+    source, watcher = _source(), _Watcher()
+    with pytest.raises(NonFiniteLossError):
+        train(
+            _distiller([_Diverges()], source),
+            source,
+            _config(),
+            1,
+            read_every=100,
+            observers=[watcher],
+        )
+    assert [record.step for record in watcher.steps] == [0, 1, 2]
+
+
+def test_each_micro_batch_has_its_share_of_the_labelled() -> None:
+    source = _source(40, unlabelled=32)
+    seen: list[int] = []
+    distiller = _distiller([], source)
+
+    real = distiller.forward
+
+    def spied(inputs: Tensor, targets: Tensor, **rest: Any) -> Losses:
+        seen.append(int((targets != -100).sum()))
+        return real(inputs, targets, **rest)
+
+    distiller.forward = spied  # type: ignore[method-assign, assignment]
+    train(distiller, source, _config(epochs=1, accumulate=4), 1)
+    assert seen[:4] == [1, 1, 1, 1]  # 4 of 16, which in a row would be 4, 0, 0, 0
+
+
+def test_with_scaled_losses_small_gradients_survive_in_half_precision() -> None:
+    source = _source()
+    weights = []
+    for execution, precision in ((PLAIN, "32"), (Execution(torch.float16), "fp16-mixed")):
+        torch.manual_seed(1)
+        student = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+        with Distiller(None, student, execution=execution, task_weight=1e-6) as distiller:
+            train(distiller, source, _config(optimizer="sgd", lr=1e5, precision=precision), 1)
+            weights.append(_weights(distiller))
+    plain, half = weights
+    torch.manual_seed(1)
+    start = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).state_dict()
+    for name in plain:
+        key = name.removeprefix("student.")
+        moved = (plain[name] - start[key]).abs().max()
+        assert (half[name] - plain[name]).abs().max() < 0.1 * moved

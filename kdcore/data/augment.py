@@ -50,13 +50,15 @@ class Mix:
             ``uint8 [batch, 3, size, size]``, in the memory format of `own`.
         """
         if self.boxes is not None:
-            top, left, bottom, right = self.boxes.to(own.device)[:, :, None, None].unbind(1)
+            top, left, bottom, right = self.boxes.to(own.device, non_blocking=True)[
+                :, :, None, None
+            ].unbind(1)
             places = torch.arange(own.shape[-1], device=own.device)
             rows, columns = places.view(1, -1, 1), places.view(1, 1, -1)
             pasted = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
             mixed = torch.where(pasted.unsqueeze(1), other, own)
         else:
-            share = self.share.to(own.device).view(-1, 1, 1, 1)
+            share = self.share.to(own.device, non_blocking=True).view(-1, 1, 1, 1)
             mixed = own.float().mul_(share).add_(other.float().mul_(1 - share))
             mixed = mixed.round_().to(torch.uint8)
         return mixed.contiguous(memory_format=_layout(own))
@@ -76,6 +78,11 @@ class Augment:
     def __init__(self, settings: AugmentConfig) -> None:
         self.settings = settings
         self.seed = settings.seed
+
+    @property
+    def magnitude(self) -> int:
+        """How strong the operations of RandAugment are."""
+        return 9 if self.settings.magnitude is None else self.settings.magnitude
 
     @property
     def active(self) -> bool:
@@ -98,7 +105,7 @@ class Augment:
         s = self.settings
         return (
             f"augment {ALGORITHM} resized_crop={s.resized_crop} crop={s.crop} flip={s.flip} "
-            f"randaugment={s.randaugment} magnitude={s.magnitude} mixup={s.mixup} "
+            f"randaugment={s.randaugment} magnitude={self.magnitude} mixup={s.mixup} "
             f"cutmix={s.cutmix} seed={self.seed}"
         )
 
@@ -181,8 +188,9 @@ class Augment:
         side = size + 2 * padding
         rows = (torch.arange(len(pixels)) * side + top)[:, None] + places
         # Looking up whole pixels in one row of them takes half the time of indexing by three.
-        flat = (rows * side).to(pixels.device)[:, :, None] + columns.to(pixels.device)[:, None]
-        chosen = padded.reshape(-1, 3).index_select(0, flat.flatten())
+        flat = ((rows * side)[:, :, None] + columns[:, None]).flatten()
+        flat = flat.to(pixels.device, non_blocking=True)
+        chosen = padded.reshape(-1, 3).index_select(0, flat)
         return chosen.view(-1, size, size, 3).permute(0, 3, 1, 2)
 
     def _resized_crop(self, pixels: Tensor, indices: Tensor, view: int) -> Tensor:
@@ -194,7 +202,7 @@ class Augment:
                 _coordinates(top, height, size)[:, :, None].expand(-1, -1, size),
             ],
             dim=-1,
-        ).to(pixels.device)
+        ).to(pixels.device, non_blocking=True)
         resized = F.grid_sample(
             pixels.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
         )
@@ -223,7 +231,7 @@ class Augment:
             operation, sign = uniforms(self.seed, view, indices, *draws)
             operations = below(len(OPERATIONS), operation).tolist()
             negative = (sign < 0.5).tolist()
-            pixels = randaugment(pixels, operations, negative, self.settings.magnitude)
+            pixels = randaugment(pixels, operations, negative, self.magnitude)
         return pixels
 
 

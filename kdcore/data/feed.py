@@ -61,7 +61,7 @@ class Feed:
                 yield [batch.to(self._device) for batch in steps[plan]]
             return
         loader = DataLoader(
-            steps,
+            _Caught(steps),
             batch_size=None,
             sampler=plans,
             num_workers=self._workers,
@@ -71,9 +71,11 @@ class Feed:
         )
         try:
             for made in loader:
+                if isinstance(made, Exception):
+                    raise made
                 yield [batch.to(self._device) for batch in made]
         except RuntimeError as error:
-            if "worker" not in str(error):
+            if "exited unexpectedly" not in str(error):
                 raise
             raise DataError(
                 f"a process that reads ahead died ({' '.join(str(error).split())}); "
@@ -88,6 +90,19 @@ class _Steps(Dataset[list[Batch]]):
 
     def __getitem__(self, plan: Plan) -> list[Batch]:
         return [self._source.batch(part, plan.view, teacher=self._teacher) for part in plan.parts]
+
+
+class _Caught(Dataset[list[Batch] | Exception]):
+    """Hands failures over as they are: a loader would wrap them into a page of its own."""
+
+    def __init__(self, steps: _Steps) -> None:
+        self._steps = steps
+
+    def __getitem__(self, plan: Plan) -> list[Batch] | Exception:
+        try:
+            return self._steps[plan]
+        except Exception as error:
+            return error
 
 
 def workers_for(in_memory: bool, asked: int | None) -> int:

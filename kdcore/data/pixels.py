@@ -79,6 +79,7 @@ class PixelPool:
     def __init__(self, device: torch.device = CPU, budget: int = BUDGET_BYTES) -> None:
         self.device = device
         self._budget = budget
+        self._fits: bool | None = None
         self._pixels: dict[tuple[int, int], tuple[Images, Pixels]] = {}
 
     def ask(self, images: Images, size: int) -> tuple[Pixels, Tensor]:
@@ -101,17 +102,19 @@ class PixelPool:
 
     @property
     def in_memory(self) -> bool:
-        """Whether they fit."""
+        """Whether they fit, and once `keep` was called, whether they are kept."""
+        if self._fits is not None:
+            return self._fits
         return self.nbytes <= min(self._budget, _room(self.device))
 
     def keep(self) -> None:
         """Decode what was asked for and keep it, where it fits; after all was asked for."""
         if not self.in_memory:
             self.device = CPU
-        if not self.in_memory:
-            self._budget = 0
-        for _, pixels in self._pixels.values() if self._budget else ():
-            pixels.keep(self.device)
+        self._fits = self.in_memory
+        if self._fits:
+            for _, pixels in self._pixels.values():
+                pixels.keep(self.device)
 
 
 def _room(device: torch.device) -> int:

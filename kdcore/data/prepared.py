@@ -12,6 +12,7 @@ from kdcore.data.load import hold_out, keep_labels, load_data
 from kdcore.data.pixels import BUDGET_BYTES, PixelPool
 from kdcore.data.preprocess import Preprocess
 from kdcore.data.source import ImageSource
+from kdcore.errors import ConfigError
 from kdcore.experiment import Experiment
 from kdcore.models.build import preprocess_for
 
@@ -79,9 +80,14 @@ def prepare_data(experiment: Experiment, device: torch.device) -> PreparedData:
     labelled = train.subset(train.labelled.tolist())
     teacher_source = ImageSource(labelled, teacher, None, pool, augment)
     test = ImageSource(loaded.test, student, teacher, pool)
-    validation = None if held_out is None else ImageSource(held_out, student, teacher, pool)
+    validation = None if held_out is None else ImageSource(held_out, student, None, pool)
     teacher_test = test if student == teacher else ImageSource(loaded.test, teacher, None, pool)
     pool.keep()
+    if config.workers and pool.in_memory and pool.device.type != "cpu":
+        raise ConfigError(
+            f"data.workers = {config.workers}: processes cannot read ahead from images that are "
+            f"kept on {pool.device}; leave it out, or set data.keep = 'never'"
+        )
     workers = workers_for(pool.in_memory, config.workers)
     return PreparedData(
         loaded.name,

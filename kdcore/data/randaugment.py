@@ -120,6 +120,6 @@ def randaugment(
     for (number, opposite), places in groups.items():
         operation = OPERATIONS[number]
         strength = float(operation.strengths(pixels.shape[-1])[magnitude])
-        chosen = torch.tensor(places, device=pixels.device)
+        chosen = torch.tensor(places).to(pixels.device, non_blocking=True)
         result[chosen] = operation.apply(result[chosen], -strength if opposite else strength)
     return result

@@ -30,11 +30,12 @@ class Batch:
     Attributes:
         inputs: what the student is given.
         teacher_inputs: the same samples and view as the teacher is given them; the same object
-            where both models want them alike.
+            where both models want them alike, None where nobody asked for them.
         targets: ``int64 [batch]``, -100 where a sample has no label.
         indices: ``int64 [batch]``, each sample's index in its source.
         view: which augmented view of the samples this is.
         mixed: what the samples were mixed with, None where they were not.
+        host_indices: the same as `indices`, on the CPU, where it is known there.
     """
 
     inputs: Any
@@ -43,6 +44,12 @@ class Batch:
     indices: Tensor
     view: int = 0
     mixed: Mixed | None = None
+    host_indices: Tensor | None = None
+
+    @property
+    def rows(self) -> Tensor:
+        """The indices on the CPU."""
+        return self.indices.cpu() if self.host_indices is None else self.host_indices
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
@@ -57,6 +64,7 @@ class Batch:
             targets=self.targets.to(device, non_blocking=True),
             indices=self.indices.to(device, non_blocking=True),
             mixed=self.mixed and self.mixed.to(device),
+            host_indices=self.rows,
         )
 
     def pin_memory(self) -> "Batch":
@@ -71,6 +79,7 @@ class Batch:
             if shared
             else map_tensors(self.teacher_inputs, Tensor.pin_memory),
             targets=self.targets.pin_memory(),
+            host_indices=self.rows,
             indices=self.indices.pin_memory(),
         )
 
@@ -165,12 +174,15 @@ class ImageSource(Source):
                 theirs = self._gather(size, mix.partners)
                 seen = mix.pixels(seen, self.augment.augment(theirs, mix.partners, view))
                 mixed = Mixed(self.targets[mix.partners], mix.share).to(seen.device)
-            pixels = {each: fit(seen, each) for each in {student.size, other.size}}
+            sizes = {student.size, other.size} if teacher else {student.size}
+            pixels = {each: fit(seen, each) for each in sizes}
         inputs = student.normalise(pixels[student.size])
-        given = inputs if student == other or not teacher else other.normalise(pixels[other.size])
+        given = None
+        if teacher:
+            given = inputs if student == other else other.normalise(pixels[other.size])
         targets = self.targets[indices].to(inputs.device, non_blocking=True)
         here = indices.to(inputs.device, non_blocking=True)
-        return Batch(inputs, given, targets, here, view, mixed)
+        return Batch(inputs, given, targets, here, view, mixed, indices)
 
     def _gather(self, size: int, indices: Tensor) -> Tensor:
         pixels, rows = self._pixels[size]
@@ -230,4 +242,4 @@ class DatasetSource(Source):
     def batch(self, indices: Tensor, view: int = 0, *, teacher: bool = True) -> Batch:  # noqa: ARG002
         """Gather samples and stack them."""
         inputs = default_collate([self._pair(int(index))[0] for index in indices])
-        return Batch(inputs, inputs, self.targets[indices], indices, view)
+        return Batch(inputs, inputs, self.targets[indices], indices, view, None, indices)

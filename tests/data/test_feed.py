@@ -73,7 +73,7 @@ def test_the_teachers_inputs_may_be_left_out() -> None:
     (part,), *_ = Feed(source, CPU, teacher=False).batches(PLANS[2:])
     assert whole.teacher_inputs.shape[-1] == 4
     assert torch.equal(part.inputs, whole.inputs)
-    assert part.teacher_inputs is part.inputs
+    assert part.teacher_inputs is None
 
 
 class _Dying(Source):
@@ -103,3 +103,17 @@ def test_what_was_chosen_is_said_in_one_line() -> None:
     assert describe_feed(False, 2**20, CPU, 2) == (
         "images: decoded whenever they are read (1.0 MiB would not be kept); 2 processes read ahead"
     )
+
+
+class _Unreadable(Source):
+    views = 1
+    targets = torch.zeros(4, dtype=torch.int64)
+
+    def batch(self, *_: object, **__: object) -> Batch:
+        raise DataError("cats/1.jpg is damaged")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_failure_is_told_in_its_own_words_wherever_it_happened(workers: int) -> None:
+    with pytest.raises(DataError, match=r"^cats/1.jpg is damaged$"):
+        list(Feed(_Unreadable(), CPU, workers=workers).batches(PLANS))

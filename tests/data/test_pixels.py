@@ -90,3 +90,16 @@ def test_images_lie_channels_last_which_convolutions_are_faster_on() -> None:
     pixels, rows = pool.ask(_array(), 8)
     pool.keep()
     assert pixels.gather(rows).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_was_decided_stays_whatever_memory_is_free_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = PixelPool()
+    pool.ask(_array(), 8)
+    pool.keep()
+    monkeypatch.setattr("kdcore.data.pixels._room", lambda _: 0)
+    assert pool.in_memory
+    late = PixelPool()  # the control
+    late.ask(_array(), 8)
+    assert not late.in_memory

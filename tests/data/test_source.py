@@ -96,7 +96,6 @@ def test_a_view_comes_again_and_differs_from_others_and_from_the_image() -> None
         (AugmentConfig(), 1, [0, 0, 0, 0]),
         (CROPS, None, [0, 1, 2, 3]),
         (CROPS.model_copy(update={"views": 3}), 3, [0, 1, 2, 0]),
-        (AugmentConfig(views=3), 1, [0, 0, 0, 0]),  # of what is not augmented there is one view
     ],
 )
 def test_a_source_says_how_many_views_it_has_and_which_an_epoch_sees(
