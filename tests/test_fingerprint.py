@@ -1,7 +1,18 @@
+import importlib
+from pathlib import Path
+
+import pytest
 import torch
 from torch import Tensor, nn
 
-from kdcore.fingerprint import digest_of, fingerprint_of, fingerprint_of_facts, source_of
+from kdcore.fingerprint import (
+    digest_of,
+    fingerprint_of,
+    fingerprint_of_facts,
+    machine_facts,
+    source_of,
+)
+from kdcore.models.tutorial import LightNN
 
 
 def _net(activation: nn.Module, dropout: float = 0.0) -> nn.Module:
@@ -61,6 +72,34 @@ def test_facts_have_one_fingerprint_in_any_order() -> None:
     assert fingerprint_of_facts({"a": 1}) != fingerprint_of_facts({"a": 2})
 
 
-def test_a_class_without_a_file_has_no_source() -> None:
-    assert source_of(int) == ""
-    assert len(source_of(nn.Linear)) == 64
+def test_a_class_without_a_file_has_no_source_nor_has_one_known_by_its_version() -> None:
+    made = type("Made", (), {})
+    made.__module__ = "nowhere"
+    assert [source_of(each) for each in (int, nn.Linear, made)] == ["", "", ""]
+    assert len(source_of(LightNN)) == 64
+
+
+def test_a_class_changes_with_its_bases_and_with_what_stands_beside_it_in_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, base = tmp_path / "kd_method", tmp_path / "kd_base.py"
+    package.mkdir()
+    (package / "__init__.py").write_text("from kd_base import Base\nclass Method(Base): ...\n")
+    (package / "helpers.py").write_text("x = 1\n")
+    base.write_text("class Base: ...\n")
+    (tmp_path / "kd_unrelated.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    method = importlib.import_module("kd_method").Method
+    seen = [source_of(method)]
+    for file in (package / "helpers.py", base, package / "__init__.py"):
+        file.write_text(file.read_text() + "# changed\n")
+        seen.append(source_of(method))
+    assert len(set(seen)) == 4
+    (tmp_path / "kd_unrelated.py").write_text("x = 2\n")
+    assert source_of(method) == seen[-1]
+
+
+def test_what_bits_depend_on_beside_inputs_is_named() -> None:
+    facts = machine_facts(torch.device("cpu"))
+    assert facts["threads"] == torch.get_num_threads()
+    assert {"device", "processor", "torch", "torchvision", "pillow"} <= set(facts)
