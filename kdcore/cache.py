@@ -19,7 +19,15 @@ from kdcore.data.source import Batch, Source
 from kdcore.errors import ConfigError
 from kdcore.files import size_text
 from kdcore.fingerprint import fingerprint_of_facts, machine_facts
-from kdcore.listening import Arrays, KeptSignals, LiveSignals, SignalSource, Teachers, array_name
+from kdcore.listening import (
+    Arrays,
+    KeptSignals,
+    LiveSignals,
+    SignalSource,
+    Teachers,
+    array_name,
+    stored,
+)
 from kdcore.sections import CacheConfig
 from kdcore.signals import SignalKey
 from kdcore.store import Slot, Store
@@ -273,7 +281,8 @@ def _specs(live: LiveSignals, request: Request, dtype: str) -> Iterator[tuple[st
             kept = tensor.dtype
             if tensor.is_floating_point() and dtype != "float32":
                 kept = getattr(torch, dtype)
-            yield array_name(name, signal), ArraySpec((request.rows, *tensor.shape[1:]), kept)
+            shape = (request.rows, *stored(tensor).shape[1:])
+            yield array_name(name, signal), ArraySpec(shape, kept)
 
 
 def _fill(arrays: Arrays, live: LiveSignals, request: Request) -> None:
@@ -281,7 +290,9 @@ def _fill(arrays: Arrays, live: LiveSignals, request: Request) -> None:
         for name, heard in live.signals(batch).items():
             for signal, tensor in heard.named():
                 array = arrays[array_name(name, signal)]
-                array[int(rows[0]) : int(rows[-1]) + 1] = tensor.to(array.device, array.dtype)
+                array[int(rows[0]) : int(rows[-1]) + 1] = stored(tensor).to(
+                    array.device, array.dtype
+                )
 
 
 def _agrees(arrays: Arrays, live: LiveSignals, request: Request) -> bool:
@@ -293,9 +304,9 @@ def _agrees(arrays: Arrays, live: LiveSignals, request: Request) -> bool:
     for name, heard in live.signals(batch).items():
         for signal, tensor in heard.named():
             array = arrays.get(array_name(name, signal))
-            if array is None or array.shape != (request.rows, *tensor.shape[1:]):
+            if array is None or array.shape != (request.rows, *stored(tensor).shape[1:]):
                 return False
-            kept, now = array[indices + view * count].double(), tensor.cpu().double()
+            kept, now = array[indices + view * count].double(), stored(tensor).cpu().double()
             allowed = TOLERANCE.get(array.dtype, 0.0) * float(kept.abs().max())
             if not bool((kept - now).abs().le(allowed).all()):
                 return False

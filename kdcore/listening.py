@@ -63,7 +63,8 @@ class KeptSignals:
     """What teachers said of every sample and view of one source, read by index.
 
     Args:
-        arrays: each ``[views * samples, ...]``, by the name that `array_name` gives it.
+        arrays: each ``[views * samples, ...]``, by the name that `array_name` gives it, and as
+            `stored` has it.
         teachers: whose signals are read.
         samples: samples of the source.
         device: where gathered signals are put.
@@ -93,12 +94,22 @@ class KeptSignals:
             # On the CPU the rows are known there: asking the device for them would wait for it.
             rows = batch.rows if table.device.type == "cpu" else batch.indices
             found = table.index_select(0, rows + first if first else rows).to(self._device)
-            return in_precision(found, precision)
+            return restored(in_precision(found, precision))
 
         return {
             name: table.map(lambda t, p=self._precision[name]: gather(t, p))  # type: ignore[misc]
             for name, table in self._tables.items()
         }
+
+
+def stored(signal: Tensor) -> Tensor:
+    """Return a signal as its array has it: maps ``[batch, height, width, channels]``."""
+    return signal.permute(0, 2, 3, 1) if signal.ndim == 4 else signal
+
+
+def restored(rows: Tensor) -> Tensor:
+    """Return rows of an array as the signal that they are, in its layout; undoes `stored`."""
+    return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
 
 
 def array_name(teacher: str, signal: str) -> str:

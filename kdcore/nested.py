@@ -64,3 +64,12 @@ def chunks(inputs: Any, size: int) -> list[Any]:
 def in_precision(tensor: Tensor, precision: torch.dtype) -> Tensor:
     """Return a floating-point tensor in one precision, everything else as it is."""
     return tensor.to(precision) if tensor.is_floating_point() else tensor
+
+
+def in_one_layout(tensor: Tensor) -> Tensor:
+    """Return a tensor in the layout that signals have: maps channels last, all else row by row.
+
+    In what order a loss adds up depends on the layout; a convolving student computes in this one.
+    """
+    last = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+    return tensor.contiguous(memory_format=last)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kdcore.adapters import FixedAdapter
 from kdcore.execution import PLAIN, Execution
-from kdcore.nested import chunks, in_precision, tensors_in
+from kdcore.nested import chunks, in_one_layout, in_precision, tensors_in
 from kdcore.signals import SignalKey, Signals
 from kdcore.taps import TapAddress, TapRecorder, logits_of
 
@@ -88,8 +88,7 @@ class FrozenTeacher:
         if adapter is not None:
             with torch.autocast(activation.device.type, enabled=False):
                 activation = adapter(activation)
-        # In what order a loss adds up depends on the layout, and what is kept has this one.
-        return activation.contiguous()
+        return in_one_layout(activation)
 
     def release(self) -> None:
         """Take the hooks off the model and put its mode back."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from kdcore.adapters import AveragePool
 from kdcore.data.source import Batch
-from kdcore.listening import KeptSignals, LiveSignals, array_name
+from kdcore.listening import KeptSignals, LiveSignals, array_name, restored, stored
 from kdcore.signals import SignalKey, Signals
 from kdcore.taps import TapAddress
 from kdcore.teacher import FrozenTeacher
@@ -82,3 +82,13 @@ def test_a_run_reads_what_it_wants_out_of_what_is_kept_for_all() -> None:
 def test_only_who_asks_live_needs_the_teachers_inputs() -> None:
     assert LiveSignals({}).needs_inputs
     assert not KeptSignals({}, {}, 0, CPU).needs_inputs
+
+
+def test_maps_are_stored_and_restored_in_the_layout_that_they_are_computed_in() -> None:
+    maps = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5)
+    assert stored(maps).shape == (2, 4, 5, 3)
+    back = restored(stored(maps).contiguous())
+    assert torch.equal(back, maps)
+    assert back.is_contiguous(memory_format=torch.channels_last)
+    for signal in (torch.ones(2, 3), torch.ones(2, 3, 4), torch.ones(2)):
+        assert restored(stored(signal)) is signal

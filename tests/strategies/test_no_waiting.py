@@ -16,7 +16,7 @@ from kdcore import Distiller, Features, Setup, Strategy, hookimpl
 from kdcore.averaging import WeightAverage
 from kdcore.data.source import Batch
 from kdcore.errors import StrategyError
-from kdcore.listening import KeptSignals, LiveSignals, SignalSource, array_name
+from kdcore.listening import KeptSignals, LiveSignals, SignalSource, array_name, stored
 from kdcore.optimizers import build_optimizer, clip, step_unless
 from kdcore.readings import Readings
 from kdcore.sections import TrainConfig
@@ -78,7 +78,7 @@ def _step(strategies: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     average = WeightAverage(distiller.student, 0.9)
     live = LiveSignals(distiller.teachers, 4)
     arrays = {
-        array_name(name, each): tensor
+        array_name(name, each): stored(tensor).contiguous()
         for name, heard in live.signals(batch).items()
         for each, tensor in heard.named()
     }
