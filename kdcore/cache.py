@@ -158,7 +158,8 @@ class SignalCache:
         widest = {name: self._widest(name, each) for name, each in request.teachers.items()}
         live = LiveSignals(widest, request.batch_size, self._config.dtype)
         try:
-            specs = dict(_specs(live, request, self._config.dtype))
+            # One sample alone: filled up to a batch it would cost a whole one.
+            specs = dict(_specs(LiveSignals(widest), request, self._config.dtype))
             nbytes = sum(spec.nbytes for spec in specs.values())
             where = "disk" if request.absent else self._where(nbytes, facts)
             if where == "disk":

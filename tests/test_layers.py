@@ -82,6 +82,17 @@ LAYERS = (
     ("kdcore.run",),
     ("kdcore.comparison",),
     ("kdcore.report",),
+    # measuring
+    ("kdcore.bench.measure", "kdcore.bench.work"),
+    (
+        "kdcore.bench.plain",
+        "kdcore.bench.bound",
+        "kdcore.bench.ours",
+        "kdcore.bench.keeping",
+        "kdcore.bench.table",
+    ),
+    ("kdcore.bench.parts",),
+    ("kdcore.bench.cases",),
     # the conformance kit
     ("kdcore.testing.models",),
     ("kdcore.testing.case",),
@@ -100,8 +111,10 @@ LAYERS = (
         "kdcore.cli.strategies",
         "kdcore.cli.layers",
         "kdcore.cli.cache",
+        "kdcore.cli.bench",
     ),
     ("kdcore.cli.main",),
+    ("kdcore.__main__",),
 )
 
 UPWARDS = {

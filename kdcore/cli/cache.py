@@ -9,7 +9,7 @@ import typer
 
 from kdcore.cli import options
 
-EXAMPLE = "Example: [bold]kdcore cache build experiment.toml[/]"
+EXAMPLE = "Example: kdcore cache build experiment.toml"
 
 app = typer.Typer(
     help="Show, remove or compute ahead what teachers say of images.", no_args_is_help=True
@@ -25,7 +25,7 @@ def _store(folder: Path | None) -> Any:
     return open_store(CacheConfig(folder=folder))
 
 
-@app.command(name="list", epilog="Example: [bold]kdcore cache list[/]")
+@app.command(name="list", epilog="Example: kdcore cache list")
 def list_command(
     folder: Folder = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
@@ -61,7 +61,7 @@ def list_command(
     typer.echo(f"{len(entries)} in {store.folder}, {size_text(total)}")
 
 
-@app.command(name="clear", epilog="Example: [bold]kdcore cache clear[/]")
+@app.command(name="clear", epilog="Example: kdcore cache clear")
 def clear_command(
     keys: Annotated[
         list[str] | None, typer.Argument(help="Keys, or how they begin; all if none is given.")

@@ -8,8 +8,8 @@ import typer
 from kdcore.cli import options
 
 EXAMPLE = (
-    "Example: [bold]kdcore compare --data folder --root photos --strategies logits,logits+fitnets "
-    "--seeds 42,43,44[/]"
+    "Example: kdcore compare --data folder --root photos --strategies logits,logits+fitnets "
+    "--seeds 42,43,44"
 )
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-EXAMPLE = "Example: [bold]kdcore layers torchvision/resnet18 --image-size 224[/]"
+EXAMPLE = "Example: kdcore layers torchvision/resnet18 --image-size 224"
 
 
 def command(

@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from kdcore import __version__
-from kdcore.cli import cache, compare, layers, run, strategies
+from kdcore.cli import bench, cache, compare, layers, run, strategies
 from kdcore.errors import KdcoreError
 
 app = typer.Typer(
@@ -19,13 +19,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # help would import all of rich first
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(name="compare", epilog=compare.EXAMPLE)(compare.command)
 app.command(name="run", epilog=run.EXAMPLE)(run.command)
 app.command(name="strategies", epilog=strategies.EXAMPLE)(strategies.command)
 app.command(name="layers", epilog=layers.EXAMPLE)(layers.command)
+app.command(name="bench", epilog=bench.EXAMPLE)(bench.command)
 app.add_typer(cache.app, name="cache")
 
 INTERRUPTED = 130

@@ -7,7 +7,7 @@ import typer
 
 from kdcore.cli import options
 
-EXAMPLE = "Example: [bold]kdcore run experiment.toml --set train.epochs=20[/]"
+EXAMPLE = "Example: kdcore run experiment.toml --set train.epochs=20"
 
 
 def command(

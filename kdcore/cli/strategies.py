@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-EXAMPLE = "Example: [bold]kdcore strategies fitnets[/]"
+EXAMPLE = "Example: kdcore strategies fitnets"
 
 
 def command(
@@ -41,20 +41,19 @@ def _list(as_json: bool) -> None:
             )
         )
         return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(highlight=False)
     if not listings:
-        console.print("no strategy is installed; the tutorial's: pip install kdcore-logits")
+        typer.echo("no strategy is installed; the tutorial's: pip install kdcore-logits")
         return
-    table = Table("name", "distribution", "state", "summary", pad_edge=False)
-    for listing in listings:
-        state = listing.problem or "ok"
-        table.add_row(*map(escape, (listing.name, str(listing.origin), state, listing.summary)))
-    console.print(table)
-    console.print("a strategy is code: it is imported when it is selected, not before")
+    # Plain text: a listing that imports no method should not wait for a library of tables.
+    lines = [("name", "distribution", "state", "summary")]
+    lines += [
+        (each.name, str(each.origin), each.problem or "ok", each.summary) for each in listings
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(3)]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
+        typer.echo("  ".join([*cells, line[3]]))
+    typer.echo("a strategy is code: it is imported when it is selected, not before")
 
 
 def _show(name: str, as_json: bool) -> None:

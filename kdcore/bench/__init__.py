@@ -1,0 +1,1 @@
+"""What `kdcore bench` measures, and how; no other module of kdcore depends on it."""

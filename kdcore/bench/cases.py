@@ -1,0 +1,143 @@
+"""The cases of `kdcore bench`: whole trainings, here, and parts, by name.
+
+The loops are in `plain`, `bound` and `ours`, the parts in `parts` and `keeping`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+
+import torch
+
+from kdcore.bench import bound, keeping, ours, parts, plain
+from kdcore.bench.measure import Contender, Result, describe_machine, interleave, ratios, timed
+from kdcore.bench.work import DISTILLATIONS, Method, Settings, Work
+from kdcore.errors import ConfigError, unknown
+from kdcore.execution import in_best_layout
+
+
+def distil(settings: Settings) -> list[Result]:
+    """Measure three distillations from a given teacher against the tutorial's loops."""
+    work = Work.of(settings)
+    contenders: dict[str, Contender] = {
+        "tutorial": lambda: timed(lambda: plain.distil(work), work.wait),
+        "kdcore": lambda: timed(lambda: ours.distil(work), work.wait),
+    }
+    took = interleave(contenders, settings.repeats)
+    what = "three distillations from a given teacher, to the tutorial's loops"
+    return [Result("distil", what, "×", ratios(took["tutorial"], took["kdcore"]), took)]
+
+
+def comparison(settings: Settings) -> list[Result]:
+    """Measure the same with the teacher's training and the student alone before them."""
+    work = Work.of(settings)
+    contenders: dict[str, Contender] = {
+        "tutorial": lambda: timed(lambda: plain.compare(work), work.wait),
+        "kdcore": lambda: timed(lambda: ours.compare(work), work.wait),
+    }
+    took = interleave(contenders, settings.repeats)
+    what = "teacher, student alone and three distillations, to the tutorial's loops"
+    return [Result("comparison", what, "×", ratios(took["tutorial"], took["kdcore"]), took)]
+
+
+def bound_share(settings: Settings) -> list[Result]:
+    """Measure three distillations against the tightest loops that plain PyTorch allows."""
+    work = Work.of(settings)
+    layout = bound.fastest_layout(work)
+    contenders: dict[str, Contender] = {
+        "bound": lambda: timed(lambda: bound.distil(work, layout), work.wait),
+        "kdcore": lambda: timed(lambda: ours.distil(work), work.wait),
+    }
+    took = interleave(contenders, settings.repeats)
+    shares = [100 * share for share in ratios(took["bound"], took["kdcore"])]
+    what = "three distillations from a given teacher, of the bound's speed"
+    return [Result("bound", what, "%", shares, took, {"bound_layout": asdict(layout)})]
+
+
+def overhead(settings: Settings) -> list[Result]:
+    """Measure kdcore's steps against the bound's, set-up and teacher left out; and its hooks."""
+    work = Work.of(settings)
+    layout = bound.fastest_layout(work)
+    images = bound.Images(work, layout)
+    answers = bound.ask(work, images, layout)
+    comparison = ours.Comparison(work)
+    teacher = in_best_layout(work.new_teacher())
+    comparison.expect(DISTILLATIONS, teacher)
+    results = []
+    for method in Method:
+        known = None if method is Method.ALONE else answers
+
+        def tightest(method: Method = method, known: bound.Answers | None = known) -> float:
+            training = bound.Training(work, method, layout, images, known)
+            return timed(training.train, work.wait)
+
+        def own(method: Method = method) -> float:
+            with comparison.training(method, teacher) as training:
+                return timed(training.run, work.wait)
+
+        took = interleave({"bound": tightest, "kdcore": own}, settings.repeats)
+        more = [100 * (ratio - 1) for ratio in ratios(took["kdcore"], took["bound"])]
+        what = f"steps of {comparison.label(method)}, more than the bound's"
+        facts = {"bound_layout": asdict(layout)}
+        results.append(Result("overhead", what, "%", more, took, facts))
+    return [*results, parts.dispatch(settings)]
+
+
+CASES: dict[str, Callable[[Settings], list[Result]]] = {
+    "distil": distil,
+    "comparison": comparison,
+    "bound": bound_share,
+    "overhead": overhead,
+    "cache": keeping.keeping,
+    "data": parts.data,
+    "startup": parts.startup,
+}
+
+
+def chosen(names: Sequence[str] | None) -> list[str]:
+    """Return the cases of these names, in their own order; all if none is given.
+
+    Raises:
+        ConfigError: there is no such case.
+    """
+    for name in names or ():
+        if name not in CASES:
+            raise ConfigError(unknown("case", name, CASES))
+    return [name for name in CASES if not names or name in names]
+
+
+def check(settings: Settings) -> None:
+    """Refuse what cannot work, before anything is measured.
+
+    Raises:
+        UserError: the device does not exist, or does not compute in the precision.
+    """
+    ours.Comparison(_least(settings))
+
+
+def _least(settings: Settings) -> Work:
+    return Work.of(replace(settings, size=2))
+
+
+def machine(settings: Settings) -> dict[str, object]:
+    """Say what it was measured on."""
+    device = _least(settings).device
+    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        **describe_machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "device": str(device),
+        "accelerator": accelerator,
+    }
+
+
+def as_json(
+    machine: Mapping[str, object], settings: Settings, results: Sequence[Result]
+) -> dict[str, object]:
+    """Return all that was measured for programs: ``machine``, ``settings`` and ``cases``."""
+    cases: dict[str, list[object]] = {}
+    for result in results:
+        line = {**asdict(result), **asdict(result.spread)}
+        cases.setdefault(line.pop("case"), []).append(line)
+    return {"machine": dict(machine), "settings": asdict(settings), "cases": cases}
