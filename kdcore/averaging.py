@@ -13,11 +13,12 @@ from torch import Tensor, nn
 class WeightAverage:
     """The average of a model's parameters and floating-point buffers over optimizer steps.
 
-    It begins with the first step's weights: no weight is given to those that were not trained.
+    It begins with the first step's weights, and forgets them quickly: at its step t it keeps no
+    more of itself than ``(1 + t) / (10 + t)``, so that a short training is not half its beginning.
 
     Args:
         model: the model.
-        decay: what the average keeps of itself a step, in ``[0, 1)``.
+        decay: what the average keeps of itself a step, in ``[0, 1)``, once it has begun.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -28,6 +29,7 @@ class WeightAverage:
             if tensor.is_floating_point()
         ]
         self._average: list[Tensor] = []
+        self._updates = 0
 
     @torch.no_grad()
     def update(self) -> None:
@@ -35,7 +37,9 @@ class WeightAverage:
         if not self._average:
             self._average = [tensor.detach().clone() for tensor in self._own]
             return
-        torch._foreach_lerp_(self._average, self._own, 1 - self._decay)
+        self._updates += 1
+        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
+        torch._foreach_lerp_(self._average, self._own, 1 - decay)
 
     @torch.no_grad()
     def _swap(self) -> None:

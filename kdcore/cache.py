@@ -15,7 +15,8 @@ from torch import Tensor
 
 from kdcore.adapters import FixedAdapter
 from kdcore.arrays import ArraySpec
-from kdcore.data.source import Batch, Source
+from kdcore.catalog import own_version
+from kdcore.data.source import Batch, Source, gathered
 from kdcore.errors import ConfigError
 from kdcore.files import size_text
 from kdcore.fingerprint import fingerprint_of_facts, machine_facts
@@ -40,6 +41,14 @@ CHECKED_SAMPLES = 8
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 """How far they may be from what is kept, as a share of its largest value: another processor's
 rounding is allowed for, another teacher is not."""
+
+
+ROUNDING = 1e-5
+"""What a sample's place in a batch may change in a signal, as a share of its largest value."""
+
+
+class _NeighboursError(Exception):
+    """A teacher says something else of a sample when others stand beside it."""
 
 
 def default_folder() -> Path:
@@ -87,7 +96,7 @@ class Request:
         """Go through all views of all samples; each with the rows that its signals have."""
         for view in range(self.source.views or 0):
             for indices in torch.split(torch.arange(len(self.source)), self.batch_size):
-                batch = self.source.batch(indices, view).to(self.device)
+                batch = gathered(self.source, indices, view).to(self.device)
                 yield indices + view * len(self.source), batch
 
 
@@ -176,8 +185,17 @@ class SignalCache:
                     for name, spec in specs.items()
                 }
                 _fill(arrays, live, request)
+                self._check_place(arrays, live, request)
                 self._memory = {key: arrays} if facts else {}
                 return arrays
+            return None
+        except _NeighboursError:
+            if self._config.mode != "auto":
+                raise ConfigError(
+                    "what this teacher says of a sample depends on the samples beside it, so that "
+                    "it cannot be kept; leave cache.mode out, or set it to 'off'"
+                ) from None
+            self._note("the teacher runs every epoch: what it says depends on the samples beside")
             return None
         finally:
             for teacher in widest.values():
@@ -204,6 +222,7 @@ class SignalCache:
                 self._note(_said(request, nbytes, str(store.folder)))
                 with slot.building(specs, {**request.labels, **facts, "arrays": names}) as made:
                     _fill(made, live, request)
+                    self._check_place(made, live, request)
                 arrays = slot.open().arrays
         assert arrays is not None
         return arrays
@@ -233,9 +252,25 @@ class SignalCache:
             "views": request.source.views,
             "batch_size": request.batch_size,
             "dtype": self._config.dtype,
+            "kdcore": own_version(),
             "precision_of_signals": sorted({str(t.precision) for t in request.teachers.values()}),
             **machine_facts(request.device),
         }
+
+    def _check_place(self, arrays: Arrays, live: LiveSignals, request: Request) -> None:
+        """Hold a few kept samples against what is said of them at other places of a batch.
+
+        Raises:
+            _NeighboursError: it is something else, by more than rounding.
+        """
+        apart = _apart(arrays, live, request)
+        if apart > ROUNDING:
+            raise _NeighboursError
+        if apart:
+            self._note(
+                "what the teacher says of a sample depends on its place in the batch by "
+                f"{apart:.0e} of the largest: kept and live runs differ by that rounding"
+            )
 
     def _where(self, nbytes: int, facts: Mapping[str, object] | None) -> str:
         mode = self._config.mode
@@ -263,20 +298,31 @@ class SignalCache:
 
 
 def answers_for(config: CacheConfig, wanted: Mapping[str, object]) -> Mapping[str, Any] | None:
-    """Return the facts of the latest entry on disk that has these among them, if there is one."""
+    """Return the facts of the latest entry on disk that has these among them, if there is one.
+
+    Raises:
+        ConfigError: there are several, of different teachers.
+    """
     if config.mode == "off":
         return None
-    entries = [
-        e
-        for e in open_store(config).entries()
-        if all(e.facts.get(k) == v for k, v in wanted.items())
-    ]
-    return entries[-1].facts if entries else None
+    found: Mapping[str, Any] | None = None
+    for entry in open_store(config).entries():
+        if any(entry.facts.get(name) != value for name, value in wanted.items()):
+            continue
+        if found is not None and found.get("teachers") != entry.facts.get("teachers"):
+            raise ConfigError(
+                f"{wanted.get('weights')} is missing, and answers of several teachers that were "
+                "there are kept; put the file back, or remove the others (kdcore cache clear)"
+            )
+        found = entry.facts
+    return found
 
 
 def _specs(live: LiveSignals, request: Request, dtype: str) -> Iterator[tuple[str, ArraySpec]]:
     """Say what the arrays of all rows are like, from one sample."""
-    first = request.source.batch(torch.arange(1)).to(request.device)
+    # Two samples, as when models are probed: some models refuse one.
+    some = torch.arange(min(2, len(request.source)))
+    first = request.source.batch(some).to(request.device)
     for name, heard in live.signals(first).items():
         for signal, tensor in heard.named():
             kept = tensor.dtype
@@ -296,12 +342,33 @@ def _fill(arrays: Arrays, live: LiveSignals, request: Request) -> None:
                 )
 
 
+def _apart(arrays: Arrays, live: LiveSignals, request: Request) -> float:
+    """Return by what share of its largest value a signal changes with place and neighbours."""
+    count = len(request.source)
+    size = min(request.batch_size, count)
+    if size < 2:
+        return 0.0
+    order = torch.arange(count)
+    half = size // 2 + 1
+    moved = torch.cat([order[:half].flip(0), order[half:].flip(0)])[:size]
+    batch = gathered(request.source, moved, 0).to(request.device)
+    worst = 0.0
+    for name, heard in live.signals(batch).items():
+        for signal, tensor in heard.named():
+            array = arrays[array_name(name, signal)]
+            kept = array[moved.to(array.device)].double().cpu()
+            now = stored(tensor).double().cpu()
+            largest = float(kept.abs().max())
+            worst = max(worst, float((kept - now).abs().max()) / (largest or 1.0))
+    return worst
+
+
 def _agrees(arrays: Arrays, live: LiveSignals, request: Request) -> bool:
     """Return whether a few samples, computed anew, are what is kept of them."""
     count = len(request.source)
     indices = torch.linspace(0, count - 1, min(CHECKED_SAMPLES, count)).long()
     view = (request.source.views or 1) - 1
-    batch = request.source.batch(indices, view).to(request.device)
+    batch = gathered(request.source, indices, view).to(request.device)
     for name, heard in live.signals(batch).items():
         for signal, tensor in heard.named():
             array = arrays.get(array_name(name, signal))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ def digest_of(weights: Mapping[str, Tensor]) -> str:
 def fingerprint_of(model: nn.Module, size: int) -> str:
     """Return the hash of a model: weights, modules, their source, what it makes of fixed images.
 
+    Plain values that modules hold (a rate of dropout, a factor) count, and unsaved buffers.
+
     Args:
         model: the model; its mode is put back.
         size: side in pixels of its images.
@@ -37,22 +40,38 @@ def fingerprint_of(model: nn.Module, size: int) -> str:
         logits = logits_of(run_model(model, images.to(device_of(model))))
     given = {} if logits is None else {"output": logits}
     code = sorted({source_of(type(module)) for module in model.modules()})
-    parts = (digest_of(model.state_dict()), repr(model), digest_of(given), *code)
+    held = [
+        (name, key, repr(value))
+        for name, module in model.named_modules()
+        for key, value in sorted(vars(module).items())
+        if not key.startswith("_") and key != "training" and _is_plain(value)
+    ]
+    tensors = {**model.state_dict(), **dict(model.named_buffers())}
+    parts = (digest_of(tensors), repr(model), digest_of(given), str(held), *code)
     return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 LIBRARIES = ("torch", "torchvision", "builtins", "abc", "typing")
 """Top-level modules whose source is known by their version."""
 
 
-def source_of(cls: type) -> str:
-    """Return the hash of the files that a class and its bases are written in.
+def source_of(cls: type | ModuleType) -> str:
+    """Return the hash of the files that a class and its bases, or a module, are written in.
 
     Of a package, all modules beside the class's own count. PyTorch's and Python's own classes do
     not: their versions do. Empty where there is no file.
     """
     files: set[Path] = set()
-    for base in cls.__mro__:
+    for base in (cls,) if isinstance(cls, ModuleType) else cls.__mro__:
+        if isinstance(base, ModuleType):
+            files |= _files_of(base)
+            continue
         if base.__module__.partition(".")[0] not in LIBRARIES:
             files |= _files_of(base)
     if not files:
@@ -63,7 +82,7 @@ def source_of(cls: type) -> str:
     return digest.hexdigest()
 
 
-def _files_of(cls: type) -> set[Path]:
+def _files_of(cls: type | ModuleType) -> set[Path]:
     try:
         found = inspect.getsourcefile(cls)
     except TypeError:  # written in C, or on a terminal

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -137,7 +138,12 @@ class RunContext:
         weights = self.experiment.teacher.weights
         if weights is None or weights.exists():
             return None
-        wanted = {"weights": str(weights), "data": self.data.student.fingerprint}
+        wanted = {
+            "weights": str(weights),
+            "model": self.experiment.teacher.model,
+            "data": self.data.student.fingerprint,
+            "measured_on": self.data.teacher_fingerprint,
+        }
         return answers_for(self.experiment.cache, wanted)
 
     def distiller(
@@ -180,7 +186,7 @@ class RunContext:
             "data": self.data.teacher_fingerprint if teaches else self.data.fingerprint,
             **machine_facts(self.device),
             "kdcore": own_version(),
-            "wrappers": {name: source_of(type(each)) for name, each in self.wrappers.items()},
+            "wrappers": {name: _source(each) for name, each in self.wrappers.items()},
             "augment": self.experiment.augment.model_dump(mode="json"),
         }
         kind: Literal["teacher", "student"] = "teacher" if teaches else "student"
@@ -226,6 +232,10 @@ def run_teacher(context: RunContext, seed: int) -> Teacher:
     return Teacher(model, fingerprint_of(model, size), file, finished)
 
 
+def _source(wrapper: object) -> str:
+    return source_of(wrapper if isinstance(wrapper, ModuleType) else type(wrapper))
+
+
 def _came_trained(seed: int, accuracy: float, weights: Path) -> RunResult:
     return RunResult(TEACHER, seed, accuracy, None, 0.0, (), None, None, str(weights.parent))
 
@@ -256,7 +266,11 @@ def _signals(
         "precision": config.precision,
         "compile": config.compile,
     }
-    labels = {"weights": str(teacher.weights), "accuracy": teacher.result.accuracy}
+    labels = {
+        "weights": str(teacher.weights),
+        "accuracy": teacher.result.accuracy,
+        "measured_on": context.data.teacher_fingerprint,
+    }
     return context.cache.source(
         Request(
             distiller.teachers,

@@ -55,7 +55,8 @@ class FrozenTeacher:
         Args:
             inputs: what it is given.
             batch_size: samples at a time, the last batch filled up. At one size a sample's
-                signals do not depend on the samples beside it, to the last bit.
+                signals do not depend on the samples beside it; for nearly all layers, to the
+                last bit. (Of odd widths, a linear layer's last bits depend on the place.)
 
         Raises:
             TapError: a tapped module did not run, or ran more than once.
@@ -70,7 +71,8 @@ class FrozenTeacher:
     def _run(self, inputs: Any) -> Signals:
         device = tensors_in(inputs)[0].device
         # A teacher that draws random numbers even so must not take them from the student's stream.
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        own = [device] if device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices=own):
             with self.execution.casting(device):
                 observation = self._recorder(inputs)
             logits = logits_of(observation.output)

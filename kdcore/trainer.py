@@ -119,7 +119,9 @@ def train(
         observers: told of each step and epoch, of steps whenever they are read.
 
     Raises:
-        NonFiniteLossError: a loss became infinite or not a number; the step is not taken.
+        NonFiniteLossError: a loss became infinite or not a number; that step and those after it
+            were not taken. Running statistics (of batch normalisation) have seen its batch, and
+            where losses are read now and then, strategies' memory may have.
         StrategyError: a strategy failed, or has a parameter that no loss depends on.
     """
     training = _Training(distiller, source, config, seed, signals, workers, read_every, observers)
@@ -130,6 +132,7 @@ def train(
     try:
         _learn(training, distiller, config, history, test, validation, observers)
     finally:
+        training.release()
         for module, mode in modes:
             module.training = mode
     return history
@@ -210,13 +213,13 @@ class _Training:
                 self._scaler.unscale_(optimizer)
             clip(distiller.parameters(), self._config.clip_norm)
             self._step()
+            if self._readings.due:  # before memory and steps are counted that were not taken
+                records += self._read()
             lr = float(schedule.get_last_lr()[0])
             schedule.step()
             distiller.advance()
             if self._average:
                 self._average.update()
-            if self._readings.due:
-                records += self._read()
         records += self._read()
         _check_weights(distiller)
         return records, lr
@@ -241,9 +244,12 @@ class _Training:
         return self._average.applied() if self._average else nullcontext()
 
     def finish(self) -> None:
-        """Leave the student with the weights that count, and without gradients."""
+        """Leave the student with the weights that count."""
         if self._average:
             self._average.apply()
+
+    def release(self) -> None:
+        """Leave no gradients."""
         self._optimizer.zero_grad()
 
 

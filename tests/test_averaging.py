@@ -14,7 +14,7 @@ def _model() -> nn.Module:
 
 def test_it_is_the_exponential_average_of_all_steps_weights_and_statistics() -> None:
     model = _model()
-    average = WeightAverage(model, 0.75)
+    average = WeightAverage(model, 0.15)
     expected: dict[str, torch.Tensor] = {}
     for step in range(4):
         with torch.no_grad():
@@ -24,7 +24,8 @@ def test_it_is_the_exponential_average_of_all_steps_weights_and_statistics() -> 
         average.update()
         for name, tensor in model.state_dict().items():
             before = expected.get(name, tensor.double())
-            expected[name] = 0.75 * before + 0.25 * tensor.double()
+            kept = min(0.15, (1 + step) / (10 + step))
+            expected[name] = kept * before + (1 - kept) * tensor.double()
     last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with average.applied():
         for name, tensor in model.state_dict().items():
@@ -45,3 +46,15 @@ def test_the_weights_come_back_where_measuring_them_fails() -> None:
     with pytest.raises(RuntimeError, match="measuring"), average.applied():
         raise RuntimeError("measuring")
     assert torch.equal(model.state_dict()["0.weight"], kept)
+
+
+def test_a_short_training_is_not_half_its_beginning() -> None:
+    model = _model()
+    average = WeightAverage(model, 0.999)
+    with torch.no_grad():
+        for step in range(40):
+            model.state_dict()["0.bias"].fill_(float(step))
+            average.update()
+    average.apply()
+    # Without forgetting the beginning it would be below 1.
+    assert model.state_dict()["0.bias"].min() > 25

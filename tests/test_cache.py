@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from kdcore.adapters import AveragePool
-from kdcore.cache import Request, SignalCache, default_folder, open_store
+from kdcore.cache import Request, SignalCache, answers_for, default_folder, open_store
 from kdcore.data.source import Batch, DatasetSource, Source
 from kdcore.errors import ConfigError
 from kdcore.listening import KeptSignals, LiveSignals, SignalSource
@@ -100,7 +100,8 @@ def test_what_is_kept_is_what_the_teacher_says_of_each_view(
     model, source, desk = _model(), Views(views), Desk(tmp_path, mode=mode)
     kept = desk.source(model, source)
     assert isinstance(kept, KeptSignals)
-    assert model.passes == 1 + 3 * views  # one sample for the shapes, then 11 in fours
+    # Two samples for the shapes, 11 in fours, and a batch to see whether places matter.
+    assert model.passes == 1 + 3 * views + 1
     assert all(_same(kept, model, source, view) for view in range(views))
     assert not _same(kept, _model(1), source)  # the control
     again = "once" if views == 1 else "3 times, once a view"
@@ -231,7 +232,7 @@ def test_without_fingerprints_it_is_kept_for_one_training_alone(tmp_path: Path) 
         before = model.passes
         for _ in range(2):
             desk.source(model, source, facts=facts)
-        assert model.passes - before == 2 * 4
+        assert model.passes - before == 2 * 5
     assert not list(tmp_path.iterdir())
 
 
@@ -298,3 +299,51 @@ def test_an_entry_on_disk_is_opened_once_a_process(tmp_path: Path) -> None:
     before = model.passes
     desk.source(model)
     assert model.passes == before
+
+
+class Crowd(nn.Module):
+    """A teacher that compares each sample with those beside it, in evaluation mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = _model()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layers(x - x.mean(0))
+        return logits
+
+
+@pytest.mark.parametrize("mode", ["memory", "disk"])
+def test_a_teacher_that_looks_at_the_batch_is_not_kept(tmp_path: Path, mode: str) -> None:
+    tap = SignalKey(TapAddress("layers.0"))
+    desk = Desk(tmp_path)
+    assert isinstance(desk.source(Crowd(), None, tap), LiveSignals)
+    assert "depends on the samples beside" in desk.lines[-1]
+    with pytest.raises(ConfigError, match="depends on the samples beside it, so that it cannot"):
+        Desk(tmp_path, mode=mode).source(Crowd(), None, tap)
+    assert not list(tmp_path.glob("*.arrays"))
+
+
+def test_rounding_that_depends_on_the_place_is_said_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdcore.cache._apart", lambda *_: 6e-8)
+    desk = Desk(tmp_path)
+    assert isinstance(desk.source(_model()), KeptSignals)
+    assert "depends on its place in the batch by 6e-08" in desk.lines[-1]
+
+
+def test_a_missing_teacher_of_whom_there_were_several_is_not_guessed(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, mode="disk")
+    wanted = {"weights": "t.safetensors", "model": "deepnn"}
+    for number, name in enumerate(("one", "two")):
+        facts = {"teachers": {"teacher": name}}
+        request = Request(_frozen(_model(number)), Views(), 4, CPU, facts, labels=wanted)
+        desk.cache.source(request)
+        if name == "one":
+            found = answers_for(desk.config, wanted)
+            assert found is not None
+            assert found["teachers"] == {"teacher": "one"}
+    with pytest.raises(ConfigError, match=r"t\.safetensors is missing, and answers of several"):
+        answers_for(desk.config, wanted)
+    assert answers_for(desk.config, {**wanted, "model": "lightnn"}) is None

@@ -103,3 +103,33 @@ def test_what_bits_depend_on_beside_inputs_is_named() -> None:
     facts = machine_facts(torch.device("cpu"))
     assert facts["threads"] == torch.get_num_threads()
     assert {"device", "processor", "torch", "torchvision", "pillow"} <= set(facts)
+
+
+def test_a_rate_that_acts_in_training_alone_and_a_buffer_that_is_not_saved_count() -> None:
+    class Net(nn.Module):
+        def __init__(self, rate: float, bound: float) -> None:
+            super().__init__()
+            self.rate = rate
+            self.fc = nn.Linear(12, 2)
+            self.register_buffer("bound", torch.tensor(bound), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = nn.functional.dropout(x.flatten(1), self.rate, self.training)
+            logits: Tensor = self.fc(x).clamp(max=self.bound)
+            return logits
+
+    seen = []
+    for rate, bound in ((0.0, 99.0), (0.0, 99.0), (0.5, 99.0), (0.0, 50.0)):
+        torch.manual_seed(0)
+        seen.append(fingerprint_of(Net(rate, bound), 2))
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 3
+
+
+def test_a_module_is_known_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kd_wrapper.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("kd_wrapper")
+    before = source_of(module)
+    (tmp_path / "kd_wrapper.py").write_text("x = 2\n")
+    assert "" != before != source_of(module)

@@ -341,3 +341,12 @@ def test_with_scaled_losses_small_gradients_survive_in_half_precision() -> None:
         key = name.removeprefix("student.")
         moved = (plain[name] - start[key]).abs().max()
         assert (half[name] - plain[name]).abs().max() < 0.1 * moved
+
+
+def test_a_step_that_was_not_taken_is_not_counted_and_leaves_no_gradient() -> None:
+    source = _source()
+    distiller = _distiller([_Diverges()], source)
+    with pytest.raises(NonFiniteLossError):
+        train(distiller, source, _config(), 1)
+    assert distiller.step == 3
+    assert all(parameter.grad is None for parameter in distiller.parameters())

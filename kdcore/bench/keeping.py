@@ -34,7 +34,8 @@ RESIDENT = {"anonymous": "RssAnon", "file": "RssFile"}
 class _Answer(nn.Module):
     def __init__(self, *shape: int) -> None:
         super().__init__()
-        self.answer = torch.randn(BATCH, *shape)
+        # The same to each sample: a teacher whose answer depends on the place is not kept.
+        self.answer = torch.randn(1, *shape).repeat(BATCH, *(1 for _ in shape))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.answer[: len(x)]

@@ -92,6 +92,10 @@ def command(
             "data.workers": workers,
         },
     )
+    # A budget that is typed is everybody's, also where a recipe has one for its teacher.
+    own = tree.get("teacher", {}).get("train", {})
+    typed = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    options.assign(tree, {f"teacher.train.{key}": typed[key] for key in typed if key in own})
     configfile.override(tree, assignments or [])
     config = configfile.as_comparison(tree, str(file) if file else f"recipe {name}")
     options.check_json(json_file)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kdcore.data.source import Batch, Source
+from kdcore.data.source import Batch, Source, gathered
 from kdcore.errors import DataError
 from kdcore.files import size_text
 
@@ -89,7 +89,9 @@ class _Steps(Dataset[list[Batch]]):
         self._teacher = teacher
 
     def __getitem__(self, plan: Plan) -> list[Batch]:
-        return [self._source.batch(part, plan.view, teacher=self._teacher) for part in plan.parts]
+        return [
+            gathered(self._source, part, plan.view, teacher=self._teacher) for part in plan.parts
+        ]
 
 
 class _Caught(Dataset[list[Batch] | Exception]):

@@ -117,6 +117,23 @@ class Source(ABC):
         """
 
 
+def gathered(source: Source, indices: Tensor, view: int, *, teacher: bool = True) -> Batch:
+    """Gather samples of a source, and hold what it says of them against what was asked for.
+
+    Raises:
+        DataError: the batch says that it is of other samples or of another view.
+    """
+    batch = source.batch(indices, view, teacher=teacher)
+    # On a device that the host would have to wait for they are taken at their word.
+    known = batch.host_indices is not None or batch.indices.device.type == "cpu"
+    if batch.view != view or (known and not torch.equal(batch.rows, indices)):
+        raise DataError(
+            f"{type(source).__name__}.batch was asked for view {view} of {indices.tolist()[:3]}... "
+            f"and gave view {batch.view} of {batch.rows.tolist()[:3]}...: hand both on as given"
+        )
+    return batch
+
+
 class ImageSource(Source):
     """Images as a student and a teacher want them.
 
@@ -156,6 +173,7 @@ class ImageSource(Source):
         parts = [self.data.images.fingerprint(), str(teacher)]
         if self.augment:
             parts += [self.augment.canonical, str(max(student.size, teacher.size))]
+            parts.append(self.pool.device.type)  # where views are computed
             if self.augment.mixes:
                 parts.append(str(self.targets.tolist()))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()

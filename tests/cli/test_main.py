@@ -257,3 +257,12 @@ def test_a_bug_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("kdcore.comparison.compare", broken)
     with pytest.raises(ZeroDivisionError):
         run_command(["compare", *SMALL, "--out", str(tmp_path / "out")])
+
+
+def test_a_budget_that_is_typed_is_the_teachers_too(tmp_path: Path) -> None:
+    arguments = ["compare", "--limit", "60", "--labels", "20", "--teacher-model", "lightnn"]
+    arguments += ["--strategies", "logits", "--epochs", "1", "--lr", "0.002", "--quiet"]
+    assert run_command([*arguments, "--out", str(tmp_path / "out")]) == 0
+    written = (tmp_path / "out" / "comparison.toml").read_text()
+    assert written.count("epochs = 1\n") == 2
+    assert written.count("lr = 0.002\n") == 2

@@ -117,3 +117,16 @@ class _Unreadable(Source):
 def test_a_failure_is_told_in_its_own_words_wherever_it_happened(workers: int) -> None:
     with pytest.raises(DataError, match=r"^cats/1.jpg is damaged$"):
         list(Feed(_Unreadable(), CPU, workers=workers).batches(PLANS))
+
+
+class _Lying(Source):
+    views = 2
+    targets = torch.zeros(6, dtype=torch.int64)
+
+    def batch(self, indices: torch.Tensor, view: int = 0, *, teacher: bool = True) -> Batch:  # noqa: ARG002
+        return Batch(indices, indices, self.targets[indices], indices)
+
+
+def test_batches_of_another_view_than_was_planned_are_refused() -> None:
+    with pytest.raises(DataError, match=r"asked for view 1 of .* and gave view 0"):
+        list(Feed(_Lying(), CPU).batches(PLANS))

@@ -7,7 +7,7 @@ from torch.utils.data import TensorDataset
 from kdcore.data.augment import Augment
 from kdcore.data.images import ArrayImages, LabelledImages, fit
 from kdcore.data.preprocess import Preprocess
-from kdcore.data.source import DatasetSource, ImageSource
+from kdcore.data.source import Batch, DatasetSource, ImageSource, gathered
 from kdcore.errors import DataError
 from kdcore.sections import AugmentConfig
 
@@ -143,3 +143,19 @@ def test_its_fingerprint_is_of_all_that_a_teacher_sees_and_of_nothing_else() -> 
     ]
     assert {source.fingerprint for source in same} == {base}
     assert len({base, *(source.fingerprint for source in different)}) == len(different) + 1
+
+
+@pytest.mark.parametrize("lie", ["view", "indices"])
+def test_a_source_that_gives_other_samples_than_were_asked_for_is_found_out(lie: str) -> None:
+    class Lying(ImageSource):
+        def batch(self, indices: torch.Tensor, view: int = 0, *, teacher: bool = True) -> Batch:
+            batch = super().batch(indices, view, teacher=teacher)
+            if lie == "view":
+                return replace(batch, view=0)
+            return replace(batch, indices=torch.arange(2), host_indices=None)
+
+    plain = Preprocess(8, HALF, HALF)
+    indices = torch.tensor([3, 1])
+    assert gathered(ImageSource(_labelled(), plain), indices, 1).view == 1  # the control
+    with pytest.raises(DataError, match=r"Lying\.batch was asked for view 1 of \[3, 1\]"):
+        gathered(Lying(_labelled(), plain), indices, 1)
