@@ -9,20 +9,22 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from kdcore.cache import Request, SignalCache
+from kdcore.asking import Request
+from kdcore.cache import SignalCache
 from kdcore.contract import Setup
 from kdcore.data.source import DatasetSource, Samples, Source
 from kdcore.devices import device_of, find_device
 from kdcore.distiller import Distiller
 from kdcore.errors import ConfigError, DataError
 from kdcore.execution import Execution
+from kdcore.history import History, Observer
 from kdcore.nested import to_device
 from kdcore.probe import evaluating
 from kdcore.sections import CacheConfig, TrainConfig
 from kdcore.selection import Entry
 from kdcore.taps import logits_of, run_model
 from kdcore.tasks import UNLABELLED, Classification
-from kdcore.trainer import History, Observer, train
+from kdcore.trainer import train
 from kdcore.validation import describe_validation
 
 Data = Samples | tuple[Tensor, Tensor] | Source
@@ -70,7 +72,7 @@ def distill(
         task_weight: weight of the task's loss; if not given, what the strategies' papers use.
         seed: of order, dropout and adapters; the student's initial weights are as handed over.
         device: ``"auto"`` for the accelerator where there is one; or its name.
-        observers: told of each step and each epoch, see `kdcore.trainer.Observer`.
+        observers: told of each step and each epoch, see `kdcore.history.Observer`.
         training: keys of ``[train]``: epochs, batch_size, optimizer, lr, schedule, ...
 
     Returns:

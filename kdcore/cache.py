@@ -1,50 +1,31 @@
 """What teachers said of every sample, kept in memory or on disk for all runs that ask it.
 
-Whether it is kept at all, and where, is decided here. How it is read is in `listening`, the files
-are in `store`.
+Whether it is kept at all, and where, is decided here. How teachers are asked is in `asking`, how
+signals are read in `listening`; the files are in `store`.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from kdcore.adapters import FixedAdapter
 from kdcore.arrays import ArraySpec
+from kdcore.asking import ROUNDING, Request, agrees, apart, ask_all, specs_of
 from kdcore.catalog import own_version
-from kdcore.data.source import Batch, Source, gathered
 from kdcore.errors import ConfigError
 from kdcore.files import size_text
 from kdcore.fingerprint import fingerprint_of_facts, machine_facts
-from kdcore.listening import (
-    Arrays,
-    KeptSignals,
-    LiveSignals,
-    SignalSource,
-    Teachers,
-    array_name,
-    stored,
-)
+from kdcore.listening import Arrays, KeptSignals, LiveSignals, SignalSource, Teachers, array_name
 from kdcore.sections import CacheConfig
 from kdcore.signals import SignalKey
 from kdcore.store import Slot, Store
 from kdcore.taps import TapAddress
 from kdcore.teacher import FrozenTeacher
 
-CHECKED_SAMPLES = 8
-"""So many samples are computed anew when a cache on disk is opened, and compared."""
-
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-3, torch.bfloat16: 3e-2}
-"""How far they may be from what is kept, as a share of its largest value: another processor's
-rounding is allowed for, another teacher is not."""
-
-
-ROUNDING = 1e-5
-"""What a sample's place in a batch may change in a signal, as a share of its largest value."""
+DEPENDS = "the teacher runs every epoch: what it says depends on the samples beside"
 
 
 class _NeighboursError(Exception):
@@ -64,42 +45,6 @@ def open_store(config: CacheConfig) -> Store:
     return Store(config.folder or default_folder(), config.disk)
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a training wants of its teachers.
-
-    Attributes:
-        teachers: the teachers by name, with what the training wants of each.
-        source: what will be learned from.
-        batch_size: samples that the teachers are given at a time, live or kept.
-        device: of the training.
-        facts: what else the signals depend on, the teachers' fingerprints above all; None where
-            that is not known, so that nothing can be kept beyond this training.
-        labels: what shall be known of what is kept, and decides nothing.
-        absent: whether the teachers' weights are missing, so that they cannot be asked.
-    """
-
-    teachers: Teachers
-    source: Source
-    batch_size: int
-    device: torch.device
-    facts: Mapping[str, object] | None = None
-    labels: Mapping[str, object] = field(default_factory=dict)
-    absent: bool = False
-
-    @property
-    def rows(self) -> int:
-        """Samples times views: the rows that are kept of each signal."""
-        return (self.source.views or 0) * len(self.source)
-
-    def batches(self) -> Iterator[tuple[Tensor, Batch]]:
-        """Go through all views of all samples; each with the rows that its signals have."""
-        for view in range(self.source.views or 0):
-            for indices in torch.split(torch.arange(len(self.source)), self.batch_size):
-                batch = gathered(self.source, indices, view).to(self.device)
-                yield indices + view * len(self.source), batch
-
-
 class SignalCache:
     """The signals that one process keeps for its runs, and those that others left on disk.
 
@@ -112,6 +57,7 @@ class SignalCache:
         self._config = config
         self._note = note
         self._memory: dict[str, Arrays] = {}
+        self._not_kept: set[str] = set()
         self._expected: dict[str, dict[SignalKey, FixedAdapter | None]] = {}
         self._copied: dict[str, set[TapAddress]] = {}
 
@@ -164,11 +110,14 @@ class SignalCache:
         if key in self._memory and wanted <= set(self._memory[key]):
             self._note("the teacher does not run: what it says is kept already")
             return self._memory[key]
+        if key in self._not_kept:
+            self._note(DEPENDS)
+            return None
         widest = {name: self._widest(name, each) for name, each in request.teachers.items()}
         live = LiveSignals(widest, request.batch_size, self._config.dtype)
         try:
-            # One sample alone: filled up to a batch it would cost a whole one.
-            specs = dict(_specs(LiveSignals(widest), request, self._config.dtype))
+            # As they are: filled up to a batch, two samples would cost a whole one.
+            specs = dict(specs_of(LiveSignals(widest), request, self._config.dtype))
             nbytes = sum(spec.nbytes for spec in specs.values())
             where = "disk" if request.absent else self._where(nbytes, facts)
             if where == "disk":
@@ -184,7 +133,7 @@ class SignalCache:
                     name: torch.empty(spec.shape, dtype=spec.dtype, device=place)
                     for name, spec in specs.items()
                 }
-                _fill(arrays, live, request)
+                ask_all(arrays, live, request)
                 self._check_place(arrays, live, request)
                 self._memory = {key: arrays} if facts else {}
                 return arrays
@@ -195,7 +144,9 @@ class SignalCache:
                     "what this teacher says of a sample depends on the samples beside it, so that "
                     "it cannot be kept; leave cache.mode out, or set it to 'off'"
                 ) from None
-            self._note("the teacher runs every epoch: what it says depends on the samples beside")
+            self._note(DEPENDS)
+            if facts:
+                self._not_kept.add(key)
             return None
         finally:
             for teacher in widest.values():
@@ -221,7 +172,7 @@ class SignalCache:
                 nbytes = sum(spec.nbytes for spec in specs.values())
                 self._note(_said(request, nbytes, str(store.folder)))
                 with slot.building(specs, {**request.labels, **facts, "arrays": names}) as made:
-                    _fill(made, live, request)
+                    ask_all(made, live, request)
                     self._check_place(made, live, request)
                 arrays = slot.open().arrays
         assert arrays is not None
@@ -232,7 +183,7 @@ class SignalCache:
         opened = slot.open()
         problem = opened.problem
         if opened.arrays is not None:
-            if request.absent or _agrees(opened.arrays, live, request):
+            if request.absent or agrees(opened.arrays, live, request):
                 self._note(f"the teacher does not run: what it says was kept in {slot.folder}")
                 return opened.arrays
             problem = f"{slot.folder} is not what the teacher says"
@@ -263,13 +214,13 @@ class SignalCache:
         Raises:
             _NeighboursError: it is something else, by more than rounding.
         """
-        apart = _apart(arrays, live, request)
-        if apart > ROUNDING:
+        share = apart(arrays, live, request)
+        if share > ROUNDING:
             raise _NeighboursError
-        if apart:
+        if share:
             self._note(
                 "what the teacher says of a sample depends on its place in the batch by "
-                f"{apart:.0e} of the largest: kept and live runs differ by that rounding"
+                f"{share:.0e} of the largest: kept and live runs differ by that rounding"
             )
 
     def _where(self, nbytes: int, facts: Mapping[str, object] | None) -> str:
@@ -316,69 +267,6 @@ def answers_for(config: CacheConfig, wanted: Mapping[str, object]) -> Mapping[st
             )
         found = entry.facts
     return found
-
-
-def _specs(live: LiveSignals, request: Request, dtype: str) -> Iterator[tuple[str, ArraySpec]]:
-    """Say what the arrays of all rows are like, from one sample."""
-    # Two samples, as when models are probed: some models refuse one.
-    some = torch.arange(min(2, len(request.source)))
-    first = request.source.batch(some).to(request.device)
-    for name, heard in live.signals(first).items():
-        for signal, tensor in heard.named():
-            kept = tensor.dtype
-            if tensor.is_floating_point() and dtype != "float32":
-                kept = getattr(torch, dtype)
-            shape = (request.rows, *stored(tensor).shape[1:])
-            yield array_name(name, signal), ArraySpec(shape, kept)
-
-
-def _fill(arrays: Arrays, live: LiveSignals, request: Request) -> None:
-    for rows, batch in request.batches():
-        for name, heard in live.signals(batch).items():
-            for signal, tensor in heard.named():
-                array = arrays[array_name(name, signal)]
-                array[int(rows[0]) : int(rows[-1]) + 1] = stored(tensor).to(
-                    array.device, array.dtype
-                )
-
-
-def _apart(arrays: Arrays, live: LiveSignals, request: Request) -> float:
-    """Return by what share of its largest value a signal changes with place and neighbours."""
-    count = len(request.source)
-    size = min(request.batch_size, count)
-    if size < 2:
-        return 0.0
-    order = torch.arange(count)
-    half = size // 2 + 1
-    moved = torch.cat([order[:half].flip(0), order[half:].flip(0)])[:size]
-    batch = gathered(request.source, moved, 0).to(request.device)
-    worst = 0.0
-    for name, heard in live.signals(batch).items():
-        for signal, tensor in heard.named():
-            array = arrays[array_name(name, signal)]
-            kept = array[moved.to(array.device)].double().cpu()
-            now = stored(tensor).double().cpu()
-            largest = float(kept.abs().max())
-            worst = max(worst, float((kept - now).abs().max()) / (largest or 1.0))
-    return worst
-
-
-def _agrees(arrays: Arrays, live: LiveSignals, request: Request) -> bool:
-    """Return whether a few samples, computed anew, are what is kept of them."""
-    count = len(request.source)
-    indices = torch.linspace(0, count - 1, min(CHECKED_SAMPLES, count)).long()
-    view = (request.source.views or 1) - 1
-    batch = gathered(request.source, indices, view).to(request.device)
-    for name, heard in live.signals(batch).items():
-        for signal, tensor in heard.named():
-            array = arrays.get(array_name(name, signal))
-            if array is None or array.shape != (request.rows, *stored(tensor).shape[1:]):
-                return False
-            kept, now = array[indices + view * count].double(), stored(tensor).cpu().double()
-            allowed = TOLERANCE.get(array.dtype, 0.0) * float(kept.abs().max())
-            if not bool((kept - now).abs().le(allowed).all()):
-                return False
-    return True
 
 
 def _entry_with(store: Store, base: str, names: Sequence[str]) -> str:

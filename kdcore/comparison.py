@@ -10,12 +10,13 @@ from torch import nn
 
 from kdcore.catalog import own_version
 from kdcore.configfile import as_toml
+from kdcore.context import RunContext
 from kdcore.distiller import Distiller
 from kdcore.experiment import CandidateConfig, ComparisonConfig
 from kdcore.files import write_bytes
 from kdcore.fingerprint import digest_of
 from kdcore.job import STUDENT, RunResult
-from kdcore.run import RunContext, run_student, run_teacher
+from kdcore.run import run_student, run_teacher
 from kdcore.statistics import Summary, summarise
 
 COMPARISON = "comparison.toml"
@@ -56,7 +57,7 @@ def compare(context: RunContext, config: ComparisonConfig) -> list[RunResult]:
         UserError: a candidate cannot be set up.
         RunError: a run failed; those that were finished are kept.
     """
-    _replace(context, as_toml(config).encode())
+    _describe_itself(context, as_toml(config).encode())
     _rehearse(context, config)
     results: list[RunResult] = []
     for seed in config.seeds:
@@ -71,7 +72,7 @@ def compare(context: RunContext, config: ComparisonConfig) -> list[RunResult]:
     return results
 
 
-def _replace(context: RunContext, description: bytes) -> None:
+def _describe_itself(context: RunContext, description: bytes) -> None:
     """Write down what is compared, and say so where the folder held another comparison."""
     file = context.out / COMPARISON
     if file.exists() and file.read_bytes() != description:

@@ -61,18 +61,18 @@ LIBRARIES = ("torch", "torchvision", "builtins", "abc", "typing")
 """Top-level modules whose source is known by their version."""
 
 
-def source_of(cls: type | ModuleType) -> str:
-    """Return the hash of the files that a class and its bases, or a module, are written in.
+def source_of(plugin: object) -> str:
+    """Return the hash of the files that a class and its bases, or a module, are in.
+
+    Of an instance, those of its class.
 
     Of a package, all modules beside the class's own count. PyTorch's and Python's own classes do
     not: their versions do. Empty where there is no file.
     """
     files: set[Path] = set()
-    for base in (cls,) if isinstance(cls, ModuleType) else cls.__mro__:
-        if isinstance(base, ModuleType):
-            files |= _files_of(base)
-            continue
-        if base.__module__.partition(".")[0] not in LIBRARIES:
+    cls = plugin if isinstance(plugin, type) else type(plugin)
+    for base in (plugin,) if isinstance(plugin, ModuleType) else cls.__mro__:
+        if isinstance(base, ModuleType) or base.__module__.partition(".")[0] not in LIBRARIES:
             files |= _files_of(base)
     if not files:
         return ""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from kdcore.files import make_folder, read_json, write_json
 from kdcore.fingerprint import fingerprint_of_facts
-from kdcore.trainer import History
+from kdcore.history import History
 
 SHORT = 30
 """Longest value that is shown where two differ."""

@@ -17,8 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from kdcore.history import EpochRecord
 from kdcore.readings import StepRecord
-from kdcore.trainer import EpochRecord
 
 
 class TrainingDisplay:
@@ -54,10 +54,6 @@ class TrainingDisplay:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
-
-    def note(self, text: str) -> None:
-        """Print a line about the training."""
-        self._bar.console.print(escape(f"  {text}"), highlight=False, soft_wrap=True)
 
     def on_step(self, record: StepRecord) -> None:
         """Move the bar."""

@@ -100,15 +100,6 @@ class Store:
         self.folder = folder
         self.limit_bytes = limit_bytes
 
-    def open(self, key: str) -> Opened:
-        """Read an entry, every byte of it verified; waits where another process builds it.
-
-        Raises:
-            UserError: the key is no key, or the folder cannot be used.
-        """
-        with self.locked(key) as slot:
-            return slot.open()
-
     @contextmanager
     def locked(self, key: str) -> Iterator["Slot"]:
         """Keep a key to oneself, waiting for whoever has it; one who died has it no more.

@@ -55,8 +55,6 @@ class Mixed:
 class Task(ABC):
     """A task turns outputs and targets into one loss a row, and scores predictions."""
 
-    metric: str
-
     @abstractmethod
     def count(self, samples: int, targets: Tensor) -> Counts:
         """Return by what the means of a batch are divided."""
@@ -88,8 +86,6 @@ class Classification(Task):
     Args:
         label_smoothing: share of each target that is spread over all classes, in ``[0, 1)``.
     """
-
-    metric = "accuracy"
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         self.label_smoothing = label_smoothing

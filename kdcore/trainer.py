@@ -3,12 +3,9 @@
 It knows the distiller and its losses, not the strategies behind them.
 """
 
-import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,71 +17,12 @@ from kdcore.data.source import Batch, Source
 from kdcore.distiller import Distiller, Losses
 from kdcore.errors import NonFiniteLossError, StrategyError
 from kdcore.evaluation import evaluate
+from kdcore.history import EpochRecord, History, Observer
 from kdcore.listening import LiveSignals, SignalSource
 from kdcore.optimizers import build_optimizer, build_schedule, clip, step_unless
 from kdcore.readings import Readings, StepRecord, mean_of
 from kdcore.sections import TrainConfig
 from kdcore.tasks import Counts
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch gave.
-
-    Attributes:
-        epoch: from 1.
-        loss: mean of the total loss over the epoch's optimizer steps.
-        losses: the same of ``"task"`` and of each auxiliary loss, unweighted.
-        accuracy: per cent on the test samples, None where there are none.
-        validation: per cent on the validation samples, None where there are none.
-        lr: learning rate of the last step.
-        samples: samples that were trained on.
-        seconds: time of the epoch, evaluation left out.
-    """
-
-    epoch: int
-    loss: float
-    losses: Mapping[str, float]
-    accuracy: float | None
-    validation: float | None
-    lr: float
-    samples: int
-    seconds: float
-
-
-class Observer(Protocol):
-    """Something that is told how a training goes."""
-
-    def on_step(self, record: StepRecord) -> None:
-        """Hear of an optimizer step."""
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        """Hear of an epoch."""
-
-
-@dataclass
-class History:
-    """A whole training.
-
-    Attributes:
-        epochs: one record an epoch.
-        best_epoch: the epoch, from 1, of the highest validation accuracy; None without one.
-        best_weights: the student's state dict after it.
-    """
-
-    epochs: list[EpochRecord] = field(default_factory=list)
-    best_epoch: int | None = None
-    best_weights: dict[str, Tensor] | None = None
-
-    def add(self, record: EpochRecord, distiller: Distiller) -> None:
-        """Append an epoch, and keep the student where it is the best on the validation split."""
-        self.epochs.append(record)
-        if record.validation is None:
-            return
-        best = None if self.best_epoch is None else self.epochs[self.best_epoch - 1].validation
-        if best is None or record.validation > best:
-            self.best_epoch = record.epoch
-            self.best_weights = copy.deepcopy(distiller.student.state_dict())
 
 
 def train(
@@ -130,7 +68,7 @@ def train(
     distiller.train()
     history = History()
     try:
-        _learn(training, distiller, config, history, test, validation, observers)
+        training.run(history, test, validation)
     finally:
         training.release()
         for module, mode in modes:
@@ -138,34 +76,8 @@ def train(
     return history
 
 
-def _learn(
-    training: "_Training",
-    distiller: Distiller,
-    config: TrainConfig,
-    history: History,
-    test: Source | None,
-    validation: Source | None,
-    observers: Sequence[Observer],
-) -> None:
-    for epoch in range(config.epochs):
-        started = time.perf_counter()
-        records, lr = training.epoch(epoch)
-        seconds = time.perf_counter() - started
-        with training.average():
-            accuracy = _score(distiller, test)
-            chosen = _score(distiller, validation)
-            losses = mean_of(records)
-            total = losses.pop("total")
-            samples = sum(record.samples for record in records)
-            record = EpochRecord(epoch + 1, total, losses, accuracy, chosen, lr, samples, seconds)
-            history.add(record, distiller)
-        for observer in observers:
-            observer.on_epoch(record)
-    training.finish()
-
-
 class _Training:
-    """What a training consists of, and how one epoch of it goes."""
+    """What a training consists of, and how it goes."""
 
     def __init__(
         self,
@@ -196,7 +108,28 @@ class _Training:
         decay = config.weight_average
         self._average = WeightAverage(distiller.student, decay) if decay else None
 
-    def epoch(self, epoch: int) -> tuple[list[StepRecord], float]:
+    def run(self, history: History, test: Source | None, validation: Source | None) -> None:
+        """Train and measure epoch by epoch; leave the student with the weights that count."""
+        distiller = self._distiller
+        for epoch in range(self._config.epochs):
+            started = time.perf_counter()
+            records, lr = self._epoch(epoch)
+            seconds = time.perf_counter() - started
+            with self._averaged():
+                accuracy, chosen = _score(distiller, test), _score(distiller, validation)
+                losses = mean_of(records)
+                total = losses.pop("total")
+                samples = sum(record.samples for record in records)
+                record = EpochRecord(
+                    epoch + 1, total, losses, accuracy, chosen, lr, samples, seconds
+                )
+                history.add(record, distiller.student)
+            for observer in self._observers:
+                observer.on_epoch(record)
+        if self._average:
+            self._average.apply()
+
+    def _epoch(self, epoch: int) -> tuple[list[StepRecord], float]:
         """Take all steps of one epoch; return their losses and the last learning rate."""
         distiller, optimizer, schedule = self._distiller, self._optimizer, self._schedule
         distiller.epoch = epoch
@@ -239,14 +172,9 @@ class _Training:
                 observer.on_step(record)
         return records
 
-    def average(self) -> AbstractContextManager[None]:
+    def _averaged(self) -> AbstractContextManager[None]:
         """Give the student the average of its weights for a while, where there is one."""
         return self._average.applied() if self._average else nullcontext()
-
-    def finish(self) -> None:
-        """Leave the student with the weights that count."""
-        if self._average:
-            self._average.apply()
 
     def release(self) -> None:
         """Leave no gradients."""

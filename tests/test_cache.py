@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from kdcore.adapters import AveragePool
-from kdcore.cache import Request, SignalCache, answers_for, default_folder, open_store
+from kdcore.asking import Request
+from kdcore.cache import SignalCache, answers_for, default_folder, open_store
 from kdcore.data.source import Batch, DatasetSource, Source
 from kdcore.errors import ConfigError
 from kdcore.listening import KeptSignals, LiveSignals, SignalSource
@@ -324,10 +325,19 @@ def test_a_teacher_that_looks_at_the_batch_is_not_kept(tmp_path: Path, mode: str
     assert not list(tmp_path.glob("*.arrays"))
 
 
+def test_that_it_is_not_kept_is_found_out_once(tmp_path: Path) -> None:
+    tap, desk, teacher = SignalKey(TapAddress("layers.0")), Desk(tmp_path), Crowd()
+    for passes in (5, 0):
+        before = teacher.layers.passes
+        assert isinstance(desk.source(teacher, None, tap), LiveSignals)
+        assert teacher.layers.passes - before == passes
+        assert "depends on the samples beside" in desk.lines[-1]
+
+
 def test_rounding_that_depends_on_the_place_is_said_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdcore.cache._apart", lambda *_: 6e-8)
+    monkeypatch.setattr("kdcore.cache.apart", lambda *_: 6e-8)
     desk = Desk(tmp_path)
     assert isinstance(desk.source(_model()), KeptSignals)
     assert "depends on its place in the batch by 6e-08" in desk.lines[-1]

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from kdcore.comparison import compare, table
 from kdcore.configfile import as_comparison, override, read_recipe
+from kdcore.context import RunContext
 from kdcore.errors import TapError
 from kdcore.experiment import ComparisonConfig
 from kdcore.job import RunResult
-from kdcore.run import RunContext
 
 SMALL = (
     "teacher.model=lightnn",

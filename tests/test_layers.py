@@ -75,10 +75,13 @@ LAYERS = (
         "kdcore.readings",
         "kdcore.averaging",
     ),
+    ("kdcore.asking",),
     ("kdcore.cache",),
+    ("kdcore.history",),
     ("kdcore.trainer",),
     ("kdcore.progress", "kdcore.job", "kdcore.api"),
     # runs
+    ("kdcore.context",),
     ("kdcore.run",),
     ("kdcore.comparison",),
     ("kdcore.report",),

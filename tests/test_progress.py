@@ -4,9 +4,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from kdcore.history import EpochRecord
 from kdcore.progress import MetricsLog, TrainingDisplay
 from kdcore.readings import StepRecord
-from kdcore.trainer import EpochRecord
 
 LOSSES = {"total": 1.5, "task": 1.0, "logits": 2.0}
 STEP = StepRecord(0, 0, 4, 16, LOSSES)

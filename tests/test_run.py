@@ -8,12 +8,13 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from kdcore.configfile import as_run, override, read_file, read_recipe
+from kdcore.context import RunContext
 from kdcore.errors import CatalogError, DataError, ModelError, UserError
 from kdcore.experiment import RunConfig
 from kdcore.fingerprint import digest_of, fingerprint_of
 from kdcore.job import BEST_WEIGHTS, CONFIG, METRICS, RESULT, STUDENT_WEIGHTS
 from kdcore.models.tutorial import LightNN
-from kdcore.run import RunContext, run_student, run_teacher
+from kdcore.run import run_student, run_teacher
 
 SMALL = (
     "teacher.model=lightnn",
@@ -215,7 +216,7 @@ def test_a_callable_that_returns_a_trained_model_again_is_refused(
 ) -> None:
     torch.manual_seed(0)
     cached = LightNN(image_size=8)
-    monkeypatch.setattr("kdcore.run.build_model", lambda *_: cached)
+    monkeypatch.setattr("kdcore.context.build_model", lambda *_: cached)
     context = _context(_config(), tmp_path)
     context.new_student(42)
     with torch.no_grad():

@@ -43,6 +43,11 @@ def _bytes(count: int) -> dict[str, Tensor]:
     return {"bytes": torch.full((count,), 7, dtype=torch.uint8)}
 
 
+def _opened(store: Store, key: str) -> Opened:
+    with store.locked(key) as slot:
+        return slot.open()
+
+
 def _arrays(opened: Opened) -> Mapping[str, Tensor]:
     assert opened.problem is None
     assert opened.arrays is not None
@@ -65,7 +70,7 @@ def store(tmp_path: Path) -> Store:
 class TestRoundTrip:
     def test_arrays_return_as_they_were(self, store: Store) -> None:
         _build(store, A, {"float": FLOATS, "half": HALVES})
-        arrays = _arrays(store.open(A))
+        arrays = _arrays(_opened(store, A))
         assert list(arrays) == ["float", "half"]
         assert torch.equal(arrays["float"], FLOATS)
         assert torch.equal(arrays["half"], HALVES)
@@ -75,7 +80,7 @@ class TestRoundTrip:
         facts = {"name": "Ω", "list": (1, 2.5, None), "nested": {"yes": True}, "tiny": 1e-300}
         _build(store, A, {"table": FLOATS}, facts)
         expected = {**facts, "list": [1, 2.5, None]}
-        assert store.open(A).facts == expected
+        assert _opened(store, A).facts == expected
         assert [entry.facts for entry in store.entries()] == [expected]
 
     def test_a_fact_that_json_does_not_have_is_refused_before_there_is_a_file(
@@ -87,18 +92,18 @@ class TestRoundTrip:
         assert _names(store.folder) == []
 
     def test_where_there_is_nothing_nothing_is_returned(self, store: Store) -> None:
-        assert store.open(A) == Opened(None)
+        assert _opened(store, A) == Opened(None)
 
     def test_what_is_written_to_a_tensor_stays_in_memory(self, store: Store) -> None:
         _build(store, A, {"table": FLOATS})
-        read = _arrays(store.open(A))["table"]
+        read = _arrays(_opened(store, A))["table"]
         read.fill_(-1)
         assert read.min() == -1
-        assert torch.equal(_arrays(store.open(A))["table"], FLOATS)
+        assert torch.equal(_arrays(_opened(store, A))["table"], FLOATS)
 
     def test_a_mapping_outlives_its_entry(self, store: Store) -> None:
         _build(store, A, {"table": FLOATS})
-        read = _arrays(store.open(A))["table"]
+        read = _arrays(_opened(store, A))["table"]
         store.clear()
         assert torch.equal(read, FLOATS)
 
@@ -181,28 +186,28 @@ class TestDamage:
         damage, reason = FAULTS[fault]
         entry = built.folder / f"{A}.arrays"
         damage(entry)
-        opened = built.open(A)
+        opened = _opened(built, A)
         assert opened.arrays is None
         with pytest.raises(ValueError, match=rf"^{entry} was removed: .*{reason}[^\n]*$"):
             raise ValueError(opened.problem)
         assert all(name.startswith("outside") for name in _names(built.folder))
-        assert built.open(A) == Opened(None)
+        assert _opened(built, A) == Opened(None)
         _build(built, A, {"half": HALVES})
-        assert torch.equal(_arrays(built.open(A))["half"], HALVES)
+        assert torch.equal(_arrays(_opened(built, A))["half"], HALVES)
 
     def test_one_that_is_opens(self, built: Store) -> None:
         entry = built.folder / f"{A}.arrays"  # the control
         for _ in range(2):
-            assert torch.equal(_arrays(built.open(A))["half"], HALVES)
+            assert torch.equal(_arrays(_opened(built, A))["half"], HALVES)
             _edit(entry, lambda manifest: manifest["facts"].update(teacher="b"))
-        assert built.open(A).facts == {"teacher": "b"}
+        assert _opened(built, A).facts == {"teacher": "b"}
 
     def test_what_a_link_led_to_stays(self, built: Store) -> None:
         entry = built.folder / f"{A}.arrays"
         outside = entry.parents[1] / f"outside-{entry.name}"
         _to_symlink(entry)
         before = _names(outside)
-        assert built.open(A).problem is not None
+        assert _opened(built, A).problem is not None
         assert _names(outside) == before
 
     def test_one_that_memory_cannot_map_is_no_damage(
@@ -214,8 +219,8 @@ class TestDamage:
         with monkeypatch.context() as patch:
             patch.setattr(mmap, "mmap", fail)
             with pytest.raises(UserError, match=r"cannot map .*0\.bin into memory: "):
-                built.open(A)
-        assert built.open(A).problem is None
+                _opened(built, A)
+        assert _opened(built, A).problem is None
 
     def test_one_that_another_process_removes_meanwhile_is_just_not_there(
         self, built: Store, monkeypatch: pytest.MonkeyPatch
@@ -227,7 +232,7 @@ class TestDamage:
             return original(*arguments)
 
         monkeypatch.setattr(hashlib, "file_digest", remove_then_hash)
-        assert built.open(A) == Opened(None)
+        assert _opened(built, A) == Opened(None)
 
 
 SPECS = {"first": ArraySpec((5000,), torch.uint8), "second": ArraySpec((10,), torch.float32)}
@@ -275,7 +280,7 @@ class TestBuilding:
     ) -> None:
         _build(store, A, {"table": FLOATS})
         _build(store, A, {"table": FLOATS + 1})
-        assert torch.equal(_arrays(store.open(A))["table"], FLOATS)
+        assert torch.equal(_arrays(_opened(store, A))["table"], FLOATS)
         assert _names(store.folder) == [f"{A}.arrays"]
 
     def test_what_was_built_here_is_not_read_again_and_what_was_not_is(
@@ -296,7 +301,7 @@ class TestBuilding:
             assert _arrays(opened)["second"].tolist() == [3] * 10
             assert opened.facts == {"teacher": "a"}
             assert hashed == ["0.bin", "1.bin"]
-        _arrays(store.open(A))  # the control
+        _arrays(_opened(store, A))  # the control
         assert hashed == ["0.bin", "1.bin"] * 2
 
     def test_one_that_stayed_in_place_of_the_own_is_verified(self, store: Store) -> None:
@@ -408,14 +413,14 @@ class TestProcesses:
 
     def test_what_a_killed_builder_left_is_no_entry(self, killed: Store) -> None:
         assert killed.entries() == []
-        assert killed.open(A) == Opened(None)
+        assert _opened(killed, A) == Opened(None)
         assert len(_names(killed.folder)) == 1
 
     @pytest.mark.parametrize("key", [A, B])
     def test_the_next_build_sweeps_it_and_works(self, killed: Store, key: str) -> None:
         _build(killed, key, {"table": FLOATS})
         assert _names(killed.folder) == [f"{key}.arrays"]
-        assert torch.equal(_arrays(killed.open(key))["table"], FLOATS)
+        assert torch.equal(_arrays(_opened(killed, key))["table"], FLOATS)
 
     def test_clearing_sweeps_it(self, killed: Store) -> None:
         assert killed.clear([]) == 5000 + 4 * 10
@@ -430,7 +435,7 @@ class TestLocks:
         done = threading.Event()
 
         def open_it() -> None:
-            store.open(key)
+            _opened(store, key)
             done.set()
 
         thread = threading.Thread(target=open_it)
@@ -445,7 +450,7 @@ class TestLocks:
             _build(store, B, _bytes(3))
             assert store.clear() == 3
             arrays["first"].fill_(5)
-        assert _arrays(store.open(A))["first"].tolist() == [5] * 5000
+        assert _arrays(_opened(store, A))["first"].tolist() == [5] * 5000
 
 
 class TestLimit:
@@ -454,7 +459,7 @@ class TestLimit:
         for key in (A, B, C):
             _build(store, key, _bytes(100))
         assert _keys(store) == [A, B, C]  # just full
-        store.open(A)
+        _opened(store, A)
         _build(store, D, _bytes(100))
         assert _keys(store) == [C, A, D]
         _build(store, B, _bytes(101))
@@ -522,11 +527,11 @@ class TestListing:
 class TestErrors:
     @pytest.mark.parametrize("key", ["", "AB", "0g", "../a", "a\n", "a" * 129, ".locks"])
     def test_what_is_no_key_is_refused(self, store: Store, key: str) -> None:
-        for use in (lambda: store.open(key), lambda: store.clear([key])):
+        for use in (lambda: _opened(store, key), lambda: store.clear([key])):
             with pytest.raises(UserError, match="is no key: 1 to 128 of the letters 0-9 and a-f"):
                 use()
         assert not store.folder.exists()
-        assert store.open("a" * 128) == Opened(None)  # the control
+        assert _opened(store, "a" * 128) == Opened(None)  # the control
 
     @pytest.mark.parametrize("below", ["", "inner"])
     def test_a_file_in_the_place_of_the_folder_is_one_line(
@@ -535,7 +540,7 @@ class TestErrors:
         (tmp_path / "store").write_text("mine")
         store = Store(tmp_path / "store" / below, LARGE)
         with pytest.raises(UserError, match=rf"^cannot use {store.folder} to keep arrays: [^\n]+$"):
-            store.open(A)
+            _opened(store, A)
         if not below:
             for use in (store.entries, store.clear):
                 with pytest.raises(UserError, match=rf"^cannot \w+ {store.folder}[^\n]+$"):
@@ -547,6 +552,6 @@ class TestErrors:
         tmp_path.chmod(0o500)
         try:
             with pytest.raises(UserError, match="Permission denied; choose a folder that can be"):
-                Store(tmp_path, LARGE).open(A)
+                _opened(Store(tmp_path, LARGE), A)
         finally:
             tmp_path.chmod(0o700)

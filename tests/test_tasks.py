@@ -81,7 +81,6 @@ def test_accuracy_is_of_labelled_samples_alone() -> None:
     assert Classification().correct(LOGITS, torch.tensor([0, 2, 1, 1])) == (3, 4)
     assert Classification().correct(LOGITS, torch.tensor([0, 2, UNLABELLED, 1])) == (2, 3)
     assert Classification().correct(LOGITS, no_targets(4, torch.device("cpu"))) == (0, 0)
-    assert Classification().metric == "accuracy"
 
 
 def test_all_rows_are_what_methods_compare() -> None:

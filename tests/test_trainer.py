@@ -8,16 +8,18 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from kdcore import Adapters, Features, Shapes, Strategy, Taps, hookimpl, squared_error
-from kdcore.cache import Request, SignalCache
+from kdcore.asking import Request
+from kdcore.cache import SignalCache
 from kdcore.data.order import Order
 from kdcore.data.source import DatasetSource
 from kdcore.distiller import Distiller, Losses
 from kdcore.errors import NonFiniteLossError, StrategyError
 from kdcore.evaluation import evaluate
 from kdcore.execution import PLAIN, Execution
+from kdcore.history import EpochRecord
 from kdcore.readings import StepRecord
 from kdcore.sections import CacheConfig, TrainConfig
-from kdcore.trainer import EpochRecord, train
+from kdcore.trainer import train
 
 
 class _Hint(Strategy):

@@ -17,26 +17,30 @@ from kdcore.execution import in_best_layout
 
 def distil(settings: Settings) -> list[Result]:
     """Measure three distillations from a given teacher against the tutorial's loops."""
-    work = Work.of(settings)
-    contenders: dict[str, Contender] = {
-        "tutorial": lambda: timed(lambda: plain.distil(work), work.wait),
-        "kdcore": lambda: timed(lambda: ours.distil(work), work.wait),
-    }
-    took = interleave(contenders, settings.repeats)
     what = "three distillations from a given teacher, to the tutorial's loops"
-    return [Result("distil", what, "×", ratios(took["tutorial"], took["kdcore"]), took)]
+    return _against_tutorial("distil", what, settings, plain.distil, ours.distil)
 
 
 def comparison(settings: Settings) -> list[Result]:
     """Measure the same with the teacher's training and the student alone before them."""
+    what = "teacher, student alone and three distillations, to the tutorial's loops"
+    return _against_tutorial("comparison", what, settings, plain.compare, ours.compare)
+
+
+def _against_tutorial(
+    case: str,
+    what: str,
+    settings: Settings,
+    theirs: Callable[[Work], None],
+    own: Callable[[Work], None],
+) -> list[Result]:
     work = Work.of(settings)
     contenders: dict[str, Contender] = {
-        "tutorial": lambda: timed(lambda: plain.compare(work), work.wait),
-        "kdcore": lambda: timed(lambda: ours.compare(work), work.wait),
+        "tutorial": lambda: timed(lambda: theirs(work), work.wait),
+        "kdcore": lambda: timed(lambda: own(work), work.wait),
     }
     took = interleave(contenders, settings.repeats)
-    what = "teacher, student alone and three distillations, to the tutorial's loops"
-    return [Result("comparison", what, "×", ratios(took["tutorial"], took["kdcore"]), took)]
+    return [Result(case, what, "×", ratios(took["tutorial"], took["kdcore"]), took)]
 
 
 def bound_share(settings: Settings) -> list[Result]:

@@ -14,9 +14,10 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
+from kdcore.asking import Request
 from kdcore.bench.measure import Result, interleave, ratios, timed
 from kdcore.bench.work import Settings
-from kdcore.cache import Request, SignalCache, open_store
+from kdcore.cache import SignalCache, open_store
 from kdcore.data.source import Batch, Source
 from kdcore.listening import SignalSource
 from kdcore.sections import CacheConfig

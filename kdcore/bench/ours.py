@@ -16,8 +16,9 @@ from rich.console import Console
 from torch import nn
 
 from kdcore import configfile
+from kdcore.asking import Request
 from kdcore.bench.work import CLASSES, DISTILLATIONS, SIDE, Method, Work
-from kdcore.cache import Request, SignalCache
+from kdcore.cache import SignalCache
 from kdcore.contract import Setup
 from kdcore.data.augment import Augment
 from kdcore.data.images import ArrayImages, LabelledImages
@@ -28,10 +29,11 @@ from kdcore.distiller import Distiller
 from kdcore.execution import Execution, in_best_layout
 from kdcore.experiment import CandidateConfig, ComparisonConfig
 from kdcore.fingerprint import fingerprint_of
+from kdcore.history import History, Observer
 from kdcore.listening import LiveSignals, SignalSource
 from kdcore.progress import MetricsLog, TrainingDisplay
 from kdcore.tasks import Classification
-from kdcore.trainer import History, Observer, train
+from kdcore.trainer import train
 
 RECIPE = "tutorial"
 

@@ -103,8 +103,9 @@ def build_command(
 
     from rich.console import Console
 
+    from kdcore.context import RunContext
     from kdcore.experiment import ComparisonConfig
-    from kdcore.run import RunContext, keep_answers
+    from kdcore.run import keep_answers
 
     console = Console(highlight=False, emoji=False)
     context = RunContext(config, out or options.OUT / file.stem, console)

@@ -64,6 +64,9 @@ def command(
     tree = configfile.read_file(file) if file else configfile.read_recipe(name)
     if strategies is not None:
         tree["candidates"] = configfile.candidates_for(tree, strategies)
+    how = options.engine(
+        device, precision, compiled, augment_views, teacher_cache, teacher_cache_dtype, workers
+    )
     options.assign(
         tree,
         {
@@ -83,13 +86,7 @@ def command(
             "train.epochs": epochs,
             "train.batch_size": batch_size,
             "train.lr": lr,
-            "device": device,
-            "train.precision": precision,
-            "train.compile": compiled or None,
-            "augment.views": augment_views,
-            "cache.mode": teacher_cache,
-            "cache.dtype": teacher_cache_dtype,
-            "data.workers": workers,
+            **how,
         },
     )
     # A budget that is typed is everybody's, also where a recipe has one for its teacher.
@@ -104,8 +101,8 @@ def command(
     from rich.console import Console
 
     from kdcore import comparison, report
+    from kdcore.context import RunContext
     from kdcore.files import write_json
-    from kdcore.run import RunContext
 
     console = Console(quiet=quiet, highlight=False, emoji=False)
     context = RunContext(config, out or options.OUT / options.folder_name(name, config), console)

@@ -83,6 +83,27 @@ def assign(tree: dict[str, Any], values: dict[str, Any]) -> None:
             set_key(tree, key.split("."), str(value) if isinstance(value, Path) else value)
 
 
+def engine(
+    device: str | None,
+    precision: str | None,
+    compiled: bool,
+    augment_views: int | None,
+    teacher_cache: str | None,
+    teacher_cache_dtype: str | None,
+    workers: int | None,
+) -> dict[str, Any]:
+    """Return the keys of the options that say how, not what, is computed."""
+    return {
+        "device": device,
+        "train.precision": precision,
+        "train.compile": compiled or None,
+        "augment.views": augment_views,
+        "cache.mode": teacher_cache,
+        "cache.dtype": teacher_cache_dtype,
+        "data.workers": workers,
+    }
+
+
 def check_json(path: Path | None) -> None:
     """Refuse a file that could not be written when the work is done."""
     from kdcore.errors import UserError

@@ -28,18 +28,10 @@ def command(
     from kdcore import configfile
 
     tree = configfile.read_file(file)
-    options.assign(
-        tree,
-        {
-            "device": device,
-            "train.precision": precision,
-            "train.compile": compiled or None,
-            "augment.views": augment_views,
-            "cache.mode": teacher_cache,
-            "cache.dtype": teacher_cache_dtype,
-            "data.workers": workers,
-        },
+    how = options.engine(
+        device, precision, compiled, augment_views, teacher_cache, teacher_cache_dtype, workers
     )
+    options.assign(tree, how)
     configfile.override(tree, assignments or [])
     config = configfile.as_run(tree, str(file))
     options.check_json(json_file)
@@ -49,9 +41,10 @@ def command(
 
     from kdcore import report
     from kdcore.comparison import describe
+    from kdcore.context import RunContext
     from kdcore.files import write_json
     from kdcore.job import STUDENT, STUDENT_WEIGHTS
-    from kdcore.run import RunContext, run_student, run_teacher
+    from kdcore.run import run_student, run_teacher
 
     console = Console(quiet=quiet, highlight=False, emoji=False)
     context = RunContext(config, out or options.OUT / file.stem, console)

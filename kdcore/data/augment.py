@@ -95,11 +95,6 @@ class Augment:
         return self.settings.mixes
 
     @property
-    def replays(self) -> bool:
-        """Whether epochs see views again."""
-        return self.settings.views is not None
-
-    @property
     def canonical(self) -> str:
         """What each view is, as text; equal texts give equal views."""
         s = self.settings
@@ -108,10 +103,6 @@ class Augment:
             f"randaugment={s.randaugment} magnitude={self.magnitude} mixup={s.mixup} "
             f"cutmix={s.cutmix} seed={self.seed}"
         )
-
-    def view_of(self, epoch: int) -> int:
-        """Return the view that an epoch, from 0, sees."""
-        return epoch if self.settings.views is None else epoch % self.settings.views
 
     def augment(self, pixels: Tensor, indices: Tensor, view: int) -> Tensor:
         """Return one view of some samples, before they are mixed.

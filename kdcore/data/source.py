@@ -75,9 +75,7 @@ class Batch:
         return replace(
             self,
             inputs=inputs,
-            teacher_inputs=inputs
-            if shared
-            else map_tensors(self.teacher_inputs, Tensor.pin_memory),
+            teacher_inputs=inputs if shared else map_tensors(other, Tensor.pin_memory),
             targets=self.targets.pin_memory(),
             host_indices=self.rows,
             indices=self.indices.pin_memory(),

@@ -278,14 +278,6 @@ def test_mixing_keeps_the_layout(settings: AugmentConfig, layout: torch.memory_f
 # What is known of it
 
 
-def test_epochs_go_through_the_views_in_turn_or_have_one_each() -> None:
-    cycle, endless = _augment(AugmentConfig(flip=True, views=3), 0), _augment(AugmentConfig(), 0)
-    assert [cycle.view_of(epoch) for epoch in range(5)] == [0, 1, 2, 0, 1]
-    assert [endless.view_of(epoch) for epoch in range(5)] == [0, 1, 2, 3, 4]
-    assert cycle.replays
-    assert not endless.replays
-
-
 CHANGES: list[dict[str, object]] = [
     {"resized_crop": 0.2},
     {"crop": 4},

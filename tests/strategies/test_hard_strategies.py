@@ -20,10 +20,11 @@ from torch.utils.data import TensorDataset
 import kdcore
 from kdcore import Distiller, Features, Setup, Strategy
 from kdcore.data.source import DatasetSource
+from kdcore.history import EpochRecord
 from kdcore.readings import StepRecord
 from kdcore.sections import TrainConfig
 from kdcore.testing import small_student, small_teacher
-from kdcore.trainer import EpochRecord, train
+from kdcore.trainer import train
 from tests.strategies.attention import Attention
 from tests.strategies.contrastive import Contrastive
 from tests.strategies.correlation import Correlation

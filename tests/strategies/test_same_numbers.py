@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from kdcore import Distiller, Setup, Strategy
-from kdcore.cache import Request, SignalCache
+from kdcore.asking import Request
+from kdcore.cache import SignalCache
 from kdcore.data.augment import Augment
 from kdcore.data.images import ArrayImages, LabelledImages
 from kdcore.data.pixels import PixelPool

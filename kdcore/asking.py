@@ -1,0 +1,124 @@
+"""Asking teachers once for every sample and view, and holding what is kept against what they say.
+
+Whether that is done, and where the arrays are, is decided in `cache`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from kdcore.arrays import ArraySpec
+from kdcore.data.source import Batch, Source, gathered
+from kdcore.listening import Arrays, LiveSignals, Teachers, array_name, stored
+
+CHECKED_SAMPLES = 8
+"""So many samples are computed anew when a cache on disk is opened, and compared."""
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+"""How far they may be from what is kept, as a share of its largest value: another processor's
+rounding is allowed for, another teacher is not."""
+
+ROUNDING = 1e-5
+"""What a sample's place in a batch may change in a signal, as a share of its largest value."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a training wants of its teachers.
+
+    Attributes:
+        teachers: the teachers by name, with what the training wants of each.
+        source: what will be learned from.
+        batch_size: samples that the teachers are given at a time, live or kept.
+        device: of the training.
+        facts: what else the signals depend on, the teachers' fingerprints above all; None where
+            that is not known, so that nothing can be kept beyond this training.
+        labels: by what else the answers shall be found again; no part of their key.
+        absent: whether the teachers' weights are missing, so that they cannot be asked.
+    """
+
+    teachers: Teachers
+    source: Source
+    batch_size: int
+    device: torch.device
+    facts: Mapping[str, object] | None = None
+    labels: Mapping[str, object] = field(default_factory=dict)
+    absent: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Samples times views: the rows that are kept of each signal."""
+        return (self.source.views or 0) * len(self.source)
+
+    def batches(self) -> Iterator[tuple[Tensor, Batch]]:
+        """Go through all views of all samples; each with the rows that its signals have."""
+        for view in range(self.source.views or 0):
+            for indices in torch.split(torch.arange(len(self.source)), self.batch_size):
+                batch = gathered(self.source, indices, view).to(self.device)
+                yield indices + view * len(self.source), batch
+
+
+def specs_of(live: LiveSignals, request: Request, dtype: str) -> Iterator[tuple[str, ArraySpec]]:
+    """Say what the arrays of all rows are like, by name, from two samples."""
+    # As when models are probed: some models refuse one.
+    some = torch.arange(min(2, len(request.source)))
+    first = request.source.batch(some).to(request.device)
+    for name, heard in live.signals(first).items():
+        for signal, tensor in heard.named():
+            kept = tensor.dtype
+            if tensor.is_floating_point() and dtype != "float32":
+                kept = getattr(torch, dtype)
+            shape = (request.rows, *stored(tensor).shape[1:])
+            yield array_name(name, signal), ArraySpec(shape, kept)
+
+
+def ask_all(arrays: Arrays, live: LiveSignals, request: Request) -> None:
+    """Have the teachers say everything once, into arrays of all rows."""
+    for rows, batch in request.batches():
+        for name, heard in live.signals(batch).items():
+            for signal, tensor in heard.named():
+                array = arrays[array_name(name, signal)]
+                array[int(rows[0]) : int(rows[-1]) + 1] = stored(tensor).to(
+                    array.device, array.dtype
+                )
+
+
+def apart(arrays: Arrays, live: LiveSignals, request: Request) -> float:
+    """Return by what share of its largest value a signal changes with place and neighbours."""
+    count = len(request.source)
+    size = min(request.batch_size, count)
+    if size < 2:
+        return 0.0
+    order = torch.arange(count)
+    half = size // 2 + 1
+    moved = torch.cat([order[:half].flip(0), order[half:].flip(0)])[:size]
+    batch = gathered(request.source, moved, 0).to(request.device)
+    worst = 0.0
+    for name, heard in live.signals(batch).items():
+        for signal, tensor in heard.named():
+            array = arrays[array_name(name, signal)]
+            kept = array[moved.to(array.device)].double().cpu()
+            now = stored(tensor).double().cpu()
+            largest = float(kept.abs().max())
+            worst = max(worst, float((kept - now).abs().max()) / (largest or 1.0))
+    return worst
+
+
+def agrees(arrays: Arrays, live: LiveSignals, request: Request) -> bool:
+    """Return whether a few samples, computed anew, are what is kept of them."""
+    count = len(request.source)
+    indices = torch.linspace(0, count - 1, min(CHECKED_SAMPLES, count)).long()
+    view = (request.source.views or 1) - 1
+    batch = gathered(request.source, indices, view).to(request.device)
+    for name, heard in live.signals(batch).items():
+        for signal, tensor in heard.named():
+            array = arrays.get(array_name(name, signal))
+            if array is None or array.shape != (request.rows, *stored(tensor).shape[1:]):
+                return False
+            kept, now = array[indices + view * count].double(), stored(tensor).cpu().double()
+            allowed = TOLERANCE.get(array.dtype, 0.0) * float(kept.abs().max())
+            if not bool((kept - now).abs().le(allowed).all()):
+                return False
+    return True

@@ -1,0 +1,154 @@
+"""What the runs of an experiment share: data, device, folder, cache and display, each made once.
+
+The runs themselves are in `run`.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from kdcore.cache import SignalCache, answers_for
+from kdcore.catalog import WRAPPERS, Catalog, own_version
+from kdcore.contract import Setup
+from kdcore.data.prepared import PreparedData, prepare_data
+from kdcore.devices import find_device
+from kdcore.distiller import Distiller
+from kdcore.errors import ModelError
+from kdcore.execution import Execution, in_best_layout
+from kdcore.experiment import Experiment, StrategyConfig
+from kdcore.files import make_folder
+from kdcore.fingerprint import digest_of, machine_facts, source_of
+from kdcore.job import TEACHER, Job
+from kdcore.models.build import build_model
+from kdcore.sections import TrainConfig
+from kdcore.selection import select
+from kdcore.tasks import Classification, Task
+
+
+class RunContext:
+    """What all runs of an experiment share: data, device, folder and display.
+
+    Args:
+        experiment: the experiment.
+        out: folder for all files.
+        console: where progress is printed.
+        catalog: where strategies are looked up.
+
+    Raises:
+        UserError: the data, the device or the folder cannot be used.
+    """
+
+    def __init__(
+        self, experiment: Experiment, out: Path, console: Console, catalog: Catalog | None = None
+    ) -> None:
+        self.experiment = experiment
+        self.console = console
+        self.catalog = catalog or Catalog()
+        for strategies in experiment.strategy_lists:
+            select(strategies, (TEACHER,), self.catalog)  # what is misspelt fails at once
+        self.device = find_device(experiment.device)
+        self.out = make_folder(out)
+        wrappers = Catalog(WRAPPERS)
+        self.wrappers = {name: wrappers.load(name)[0] for name in experiment.wrappers}
+        self.data: PreparedData = prepare_data(experiment, self.device)
+        self.cache = SignalCache(experiment.cache, self.note)
+        self._starts: dict[int, str] = {}
+
+    def note(self, text: str) -> None:
+        """Print a line about the training that runs."""
+        self.console.print(f"  {text}", markup=False, highlight=False, soft_wrap=True)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the data has."""
+        return len(self.data.classes)
+
+    def task(self, config: TrainConfig) -> Task:
+        """Return the task of a training."""
+        return Classification(config.label_smoothing)
+
+    def new_student(self, seed: int) -> nn.Module:
+        """Build the student with the initial weights of a seed, the same for every run."""
+        torch.manual_seed(seed)
+        size = self.data.student_preprocess.size
+        student = build_model(self.experiment.student, self.classes, size, "student")
+        start = digest_of(student.state_dict())
+        if self._starts.setdefault(seed, start) != start:
+            raise ModelError(
+                f"student {self.experiment.student.model!r} began with other weights than before: "
+                "return a new model each time, and draw its weights from torch's random stream"
+            )
+        return in_best_layout(student)
+
+    def new_teacher(self, seed: int) -> nn.Module:
+        """Build the teacher, with its weights where the experiment names a file that is there."""
+        torch.manual_seed(seed)
+        config, size = self.experiment.teacher, self.data.teacher_preprocess.size
+        if self.kept_answers is not None:
+            config = config.model_copy(update={"weights": None})
+        return in_best_layout(build_model(config, self.classes, size, "teacher"))
+
+    @cached_property
+    def kept_answers(self) -> Mapping[str, Any] | None:
+        """Facts of a teacher whose weights are missing but whose answers are kept."""
+        weights = self.experiment.teacher.weights
+        if weights is None or weights.exists():
+            return None
+        wanted = {
+            "weights": str(weights),
+            "model": self.experiment.teacher.model,
+            "data": self.data.student.fingerprint,
+            "measured_on": self.data.teacher_fingerprint,
+        }
+        return answers_for(self.experiment.cache, wanted)
+
+    def distiller(
+        self,
+        seed: int,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        strategies: Sequence[StrategyConfig],
+        task_weight: float | None,
+    ) -> Distiller:
+        """Set up one run of the student."""
+        sample = self.data.student.batch(torch.arange(min(2, len(self.data.student))))
+        return Distiller(
+            teacher,
+            student,
+            strategies,
+            task_weight=task_weight,
+            sample_input=sample.inputs,
+            teacher_sample_input=sample.teacher_inputs,
+            setup=Setup(class_count=self.classes, targets=self.data.student.targets),
+            task=self.task(self.experiment.train),
+            seed=seed,
+            device=self.device,
+            catalog=self.catalog,
+            wrappers=self.wrappers,
+            execution=self.execution(self.experiment.train),
+        )
+
+    def execution(self, config: TrainConfig) -> Execution:
+        """Return how models' layers are computed in a training."""
+        return Execution.of(config.precision, self.device, config.compile)
+
+    def job(
+        self, name: str, seed: int, facts: Mapping[str, object], *, teaches: bool = False
+    ) -> Job:
+        """Return a job that depends on the given facts and on those that all runs depend on."""
+        shared = {
+            "name": name,
+            "seed": seed,
+            "data": self.data.teacher_fingerprint if teaches else self.data.fingerprint,
+            **machine_facts(self.device),
+            "kdcore": own_version(),
+            "wrappers": {name: source_of(each) for name, each in self.wrappers.items()},
+            "augment": self.experiment.augment.model_dump(mode="json"),
+        }
+        kind: Literal["teacher", "student"] = "teacher" if teaches else "student"
+        return Job(kind, name, seed, {**shared, **facts}, self.out)

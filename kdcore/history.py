@@ -1,0 +1,73 @@
+"""What a training gave, epoch by epoch, and who is told of it.
+
+The losses of its steps are in `readings`; how it goes is in `trainer`.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from kdcore.readings import StepRecord
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch gave.
+
+    Attributes:
+        epoch: from 1.
+        loss: mean of the total loss over the epoch's optimizer steps.
+        losses: the same of ``"task"`` and of each auxiliary loss, unweighted.
+        accuracy: per cent on the test samples, None where there are none.
+        validation: per cent on the validation samples, None where there are none.
+        lr: learning rate of the last step.
+        samples: samples that were trained on.
+        seconds: time of the epoch, evaluation left out.
+    """
+
+    epoch: int
+    loss: float
+    losses: Mapping[str, float]
+    accuracy: float | None
+    validation: float | None
+    lr: float
+    samples: int
+    seconds: float
+
+
+class Observer(Protocol):
+    """Something that is told how a training goes."""
+
+    def on_step(self, record: StepRecord) -> None:
+        """Hear of an optimizer step."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Hear of an epoch."""
+
+
+@dataclass
+class History:
+    """A whole training.
+
+    Attributes:
+        epochs: one record an epoch.
+        best_epoch: the epoch, from 1, of the highest validation accuracy; None without one.
+        best_weights: the student's state dict after it.
+    """
+
+    epochs: list[EpochRecord] = field(default_factory=list)
+    best_epoch: int | None = None
+    best_weights: dict[str, Tensor] | None = None
+
+    def add(self, record: EpochRecord, student: nn.Module) -> None:
+        """Append an epoch, and keep the student where it is the best on the validation split."""
+        self.epochs.append(record)
+        if record.validation is None:
+            return
+        best = None if self.best_epoch is None else self.epochs[self.best_epoch - 1].validation
+        if best is None or record.validation > best:
+            self.best_epoch = record.epoch
+            self.best_weights = copy.deepcopy(student.state_dict())
