@@ -3,8 +3,9 @@
 Polyak and Juditsky (1992); exponential, as Tarvainen and Valpola (2017) use it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,3 +61,15 @@ class WeightAverage:
     def apply(self) -> None:
         """Give the model its average for good."""
         self._swap()
+
+    def state_dict(self) -> dict[str, object]:
+        """Return what the next steps depend on."""
+        return {"average": list(self._average), "updates": self._updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        self._updates = state["updates"]
+        self._average = [
+            torch.empty_like(own).copy_(average)  # in the layout of the model's own
+            for own, average in zip(self._own, state["average"], strict=bool(state["average"]))
+        ]

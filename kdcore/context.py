@@ -4,6 +4,7 @@ The runs themselves are in `run`.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -23,11 +24,26 @@ from kdcore.execution import Execution, in_best_layout
 from kdcore.experiment import Experiment, StrategyConfig
 from kdcore.files import make_folder
 from kdcore.fingerprint import digest_of, machine_facts, source_of
-from kdcore.job import TEACHER, Job
+from kdcore.interruption import Interruption
+from kdcore.job import CHECKPOINTS, TEACHER, Job
 from kdcore.models.build import build_model
+from kdcore.saving import Saver
 from kdcore.sections import TrainConfig
 from kdcore.selection import select
 from kdcore.tasks import Classification, Task
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A run that shall be continued.
+
+    Attributes:
+        folder: of its files.
+        exact: whether to refuse where the machine or versions differ.
+    """
+
+    folder: Path
+    exact: bool = False
 
 
 class RunContext:
@@ -38,15 +54,26 @@ class RunContext:
         out: folder for all files.
         console: where progress is printed.
         catalog: where strategies are looked up.
+        resume: the run that shall be continued; whatever is found begun if not given.
+        interruption: hears signals, before which trainings are saved.
 
     Raises:
         UserError: the data, the device or the folder cannot be used.
     """
 
     def __init__(
-        self, experiment: Experiment, out: Path, console: Console, catalog: Catalog | None = None
+        self,
+        experiment: Experiment,
+        out: Path,
+        console: Console,
+        catalog: Catalog | None = None,
+        *,
+        resume: Resume | None = None,
+        interruption: Interruption | None = None,
     ) -> None:
         self.experiment = experiment
+        self.resume = resume
+        self.interruption = interruption
         self.console = console
         self.catalog = catalog or Catalog()
         for strategies in experiment.strategy_lists:
@@ -151,4 +178,17 @@ class RunContext:
             "augment": self.experiment.augment.model_dump(mode="json"),
         }
         kind: Literal["teacher", "student"] = "teacher" if teaches else "student"
-        return Job(kind, name, seed, {**shared, **facts}, self.out)
+        job = Job(kind, name, seed, {**shared, **facts}, self.out)
+        if self.resume is None or teaches:
+            return job
+        return job.continuing(self.resume.folder, self.note, exact=self.resume.exact)
+
+    def saver(self, job: Job) -> Saver:
+        """Return what saves the training of a job."""
+        return Saver(
+            job.folder / CHECKPOINTS,
+            self.experiment.checkpoint,
+            job.facts,
+            interruption=self.interruption,
+            note=self.note,
+        )

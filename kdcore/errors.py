@@ -62,6 +62,22 @@ class NonFiniteLossError(RunError):
         self.indices = indices
 
 
+class ResumeError(UserError):
+    """A training cannot be continued: it began with something else."""
+
+
+class Interrupted(KdcoreError):  # noqa: N818 - nothing is wrong
+    """A training stopped because it was asked to, and saved where it was.
+
+    Attributes:
+        exit_code: of the process, on the command line.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Name what is unknown, the nearest names that are known, and all of them where they are few.
 

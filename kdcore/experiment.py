@@ -11,6 +11,7 @@ from kdcore.sections import (
     MODEL,
     AugmentConfig,
     CacheConfig,
+    CheckpointConfig,
     DataConfig,
     ModelConfig,
     NotNegative,
@@ -95,6 +96,7 @@ class Experiment(Section):
     train: TrainConfig = TrainConfig()
     augment: AugmentConfig = AugmentConfig()
     cache: CacheConfig = CacheConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
 
     @property
     def teacher_train(self) -> TrainConfig:

@@ -94,6 +94,15 @@ def _files_of(cls: type | ModuleType) -> set[Path]:
     return set(file.parent.glob("*.py")) if package else {file}
 
 
+ENVIRONMENT = frozenset(
+    {"device", "processor", "threads", "torch", "torchvision", "pillow", "kdcore"}
+)
+"""Names of the facts that say where something is computed, not what."""
+
+SHORT = 30
+"""Longest value that is shown where two facts differ."""
+
+
 def machine_facts(device: torch.device) -> dict[str, object]:
     """Return what the bits of a computation depend on beside its inputs."""
     return {
@@ -111,3 +120,16 @@ def machine_facts(device: torch.device) -> dict[str, object]:
 def fingerprint_of_facts(facts: Mapping[str, object]) -> str:
     """Return the hash of values that JSON can hold, by name."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def difference(before: Mapping[str, object], now: Mapping[str, object]) -> str:
+    """Name what differs between two lots of facts, with values where they are short."""
+    told = []
+    for name in sorted({*before, *now}):
+        old, new = json.loads(json.dumps([before.get(name), now.get(name)]))
+        if isinstance(old, dict) and isinstance(new, dict):
+            told += [f"{name}.{key}" for key in {**old, **new} if old.get(key) != new.get(key)]
+        elif old != new:
+            short = max(len(str(old)), len(str(new))) <= SHORT
+            told.append(f"{name} was {old}, is {new}" if short else name)
+    return "; ".join(told)

@@ -5,8 +5,8 @@ The losses of its steps are in `readings`; how it goes is in `trainer`.
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
 
@@ -49,6 +49,45 @@ class Observer(Protocol):
 
 
 @dataclass
+class EpochTotals:
+    """What the steps of an epoch that runs have given so far.
+
+    Attributes:
+        steps: optimizer steps.
+        samples: samples of them.
+        losses: sums over steps, by label.
+        lr: learning rate of the last one.
+        seconds: what they took.
+    """
+
+    steps: int = 0
+    samples: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    lr: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, record: StepRecord) -> None:
+        """Count a step's samples and losses."""
+        self.samples += record.samples
+        for label, value in record.losses.items():
+            self.losses[label] = self.losses.get(label, 0.0) + value
+
+    def record(self, epoch: int, accuracy: float | None, validation: float | None) -> EpochRecord:
+        """Return what the epoch gave, now that all of its steps were taken and read.
+
+        Args:
+            epoch: from 1.
+            accuracy: per cent on the test samples, None where there are none.
+            validation: per cent on the validation samples, None where there are none.
+        """
+        losses = {label: total / self.steps for label, total in self.losses.items()}
+        loss = losses.pop("total")
+        return EpochRecord(
+            epoch, loss, losses, accuracy, validation, self.lr, self.samples, self.seconds
+        )
+
+
+@dataclass
 class History:
     """A whole training.
 
@@ -71,3 +110,17 @@ class History:
         if best is None or record.validation > best:
             self.best_epoch = record.epoch
             self.best_weights = copy.deepcopy(student.state_dict())
+
+    def state_dict(self) -> dict[str, object]:
+        """Return it as mappings, lists, numbers and tensors."""
+        return {
+            "epochs": [asdict(record) for record in self.epochs],
+            "best_epoch": self.best_epoch,
+            "best_weights": self.best_weights,
+        }
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Self:
+        """Make it of what `state_dict` returned."""
+        epochs = [EpochRecord(**record) for record in state["epochs"]]
+        return cls(epochs, state["best_epoch"], state["best_weights"])

@@ -1,21 +1,26 @@
 """One training as a thing to be done: what it is called, where its files are, what it came to."""
 
 import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
+from kdcore.errors import NonFiniteLossError, ResumeError
 from kdcore.files import make_folder, read_json, write_json
-from kdcore.fingerprint import fingerprint_of_facts
+from kdcore.fingerprint import difference, fingerprint_of_facts
 from kdcore.history import History
+from kdcore.saving import check_origin
 
-SHORT = 30
-"""Longest value that is shown where two differ."""
-
+BEGUN = "job.json"
 RESULT = "result.json"
+FAILURE = "failure.json"
+CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
 TEACHER_WEIGHTS = "teacher.safetensors"
@@ -66,6 +71,7 @@ class Job:
         seed: its seed.
         facts: everything that its result depends on, by name, as JSON has it.
         out: folder of all runs.
+        at: its own folder, where it is not named after its key.
     """
 
     kind: Literal["teacher", "student"]
@@ -73,6 +79,7 @@ class Job:
     seed: int
     facts: Mapping[str, object]
     out: Path
+    at: Path | None = None
 
     @cached_property
     def key(self) -> str:
@@ -82,7 +89,50 @@ class Job:
     @property
     def folder(self) -> Path:
         """The folder of its files; others than its own key never share it."""
-        return make_folder(self.out / f"{self.name}-seed{self.seed}-{self.key[:8]}")
+        return make_folder(self.at or self.out / f"{self.name}-seed{self.seed}-{self.key[:8]}")
+
+    @contextmanager
+    def alone(self, note: Callable[[str], None]) -> Iterator[None]:
+        """Keep other processes from the same job inside the block; waits for one that is at it.
+
+        The lock is the system's, which releases it when its holder dies.
+        """
+        lock = FileLock(self.folder / LOCK)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            note(f"another process is at {self.folder}: waiting for it")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self) -> None:
+        """Write down what it begins with."""
+        begun = {"kind": self.kind, "name": self.name, "seed": self.seed, "facts": self.facts}
+        write_json(self.folder / BEGUN, begun)
+
+    def continuing(self, folder: Path, note: Callable[[str], None], *, exact: bool) -> "Job":
+        """Return the job that was begun in a folder, if it is this one.
+
+        Args:
+            folder: of its files.
+            note: hears where the machine or versions differ.
+            exact: whether to refuse that.
+
+        Raises:
+            ResumeError: another job was begun there.
+        """
+        facts = begun_in(folder)["facts"]
+        check_origin(facts, self.facts, str(folder), note, exact=exact)
+        return replace(self, facts=facts, at=folder)
+
+    def failed(self, error: NonFiniteLossError) -> None:
+        """Write down at which samples a loss was no number."""
+        write_json(
+            self.folder / FAILURE, {"error": str(error), "sample_indices": list(error.indices)}
+        )
 
     def finished(self) -> RunResult | None:
         """Return its result where it was finished before, whole and with the same key."""
@@ -104,7 +154,7 @@ class Job:
             saved = read_json(file)
             facts = saved.get("facts") if isinstance(saved, dict) else None
             if isinstance(facts, dict):
-                return f"{file.parent} is of other settings: {_difference(facts, self.facts)}"
+                return f"{file.parent} is of other settings: {difference(facts, self.facts)}"
         return None
 
     def finish(self, history: History, seconds: float, best_accuracy: float | None) -> RunResult:
@@ -124,6 +174,7 @@ class Job:
         )
         proof = {"key": self.key, "weights": self._weights(), "facts": dict(self.facts)}
         write_json(self.folder / RESULT, {**asdict(result), **proof})
+        (self.folder / FAILURE).unlink(missing_ok=True)
         return result
 
     def _weights(self) -> dict[str, str]:
@@ -132,14 +183,15 @@ class Job:
         return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def _difference(before: Mapping[str, object], now: Mapping[str, object]) -> str:
-    """Name what differs between two jobs' facts, with values where they are short."""
-    told = []
-    for name in sorted({*before, *now}):
-        old, new = json.loads(json.dumps([before.get(name), now.get(name)]))
-        if isinstance(old, dict) and isinstance(new, dict):
-            told += [f"{name}.{key}" for key in {**old, **new} if old.get(key) != new.get(key)]
-        elif old != new:
-            short = max(len(str(old)), len(str(new))) <= SHORT
-            told.append(f"{name} was {old}, is {new}" if short else name)
-    return "; ".join(told)
+def begun_in(folder: Path) -> dict[str, Any]:
+    """Return what was begun in a folder: kind, name, seed and facts.
+
+    Raises:
+        ResumeError: nothing was.
+    """
+    begun = read_json(folder / BEGUN)
+    if not isinstance(begun, dict) or not isinstance(begun.get("facts"), dict):
+        raise ResumeError(
+            f"{folder} is no folder of a run that was begun: give one that holds {BEGUN}"
+        )
+    return begun

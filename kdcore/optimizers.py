@@ -1,6 +1,7 @@
 """PyTorch's optimizers and learning-rate schedules, as `[train]` names them."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
@@ -33,6 +34,19 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> 
         )
     kind = optim.AdamW if config.optimizer == "adamw" else optim.Adam
     return kind(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+
+
+def load_optimizer(optimizer: optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take back what an optimizer's ``state_dict`` held.
+
+    PyTorch's fused optimizers go through a parameter's memory and its moments' side by side: what
+    was saved in another layout is laid out as the parameter is.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def build_schedule(

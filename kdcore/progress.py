@@ -1,10 +1,11 @@
 """What a user sees while a training runs, and the metrics log that programs read."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from kdcore.files import write_bytes
 from kdcore.history import EpochRecord
 from kdcore.readings import StepRecord
 
@@ -58,7 +60,9 @@ class TrainingDisplay:
     def on_step(self, record: StepRecord) -> None:
         """Move the bar."""
         if self._task is None:
-            self._task = self._bar.add_task("steps", total=record.steps, speed="", losses="")
+            self._task = self._bar.add_task(
+                "steps", total=record.steps, completed=record.step, speed="", losses=""
+            )
         speed = self._bar.tasks[0].speed
         self._bar.update(
             self._task,
@@ -91,26 +95,53 @@ class MetricsLog:
     """A file of JSON lines: one a step (``"kind": "step"``), one an epoch (``"epoch"``).
 
     Args:
-        path: the file; what it held is replaced.
+        path: the file; of what it holds, that stays which comes before the first step that is
+            taken now.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8")
+        self._path = path
+        self._file: TextIO | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def on_step(self, record: StepRecord) -> None:
         """Append the step's losses."""
-        self._write("step", record)
+        self._write({"kind": "step", **asdict(record)})
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Append the epoch's losses and accuracies."""
-        self._write("epoch", record)
-        self._file.flush()
+        self._write({"kind": "epoch", **asdict(record)})
 
-    def _write(self, kind: str, record: StepRecord | EpochRecord) -> None:
-        self._file.write(json.dumps({"kind": kind, **asdict(record)}) + "\n")
+    def _write(self, entry: dict[str, Any]) -> None:
+        if self._file is None:
+            before = [each for each in _entries(self._path) if _place(each) < _place(entry)]
+            write_bytes(self._path, "".join(map(_line, before)).encode())
+            # Line by line: what was written is there when the process dies.
+            self._file = self._path.open("a", encoding="utf-8", buffering=1)
+        self._file.write(_line(entry))
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry) + "\n"
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[int, float]:
+    """Return what orders entries: an epoch's comes after those of its steps."""
+    if entry["kind"] == "step":
+        return entry["epoch"] + 1, entry["step"]
+    return entry["epoch"], math.inf
+
+
+def _entries(path: Path) -> Iterator[dict[str, Any]]:
+    """Read a log, but for a last line that was not written to its end."""
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return

@@ -5,9 +5,12 @@ and dropout alone draw from the global one, which starts from the run's seed.
 """
 
 import hashlib
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -35,3 +38,30 @@ def isolated(seed: int, *purpose: str | int) -> Iterator[None]:
         # Not torch.manual_seed: that would seed the streams of all devices, too.
         torch.default_generator.manual_seed(derive_seed(seed, *purpose))
         yield
+
+
+def random_state(device: torch.device) -> dict[str, object]:
+    """Return where the global random streams are: PyTorch's, Python's and NumPy's.
+
+    Args:
+        device: whose stream is remembered beside the CPU's.
+    """
+    kind, words, *rest = np.random.get_state(legacy=True)
+    state: dict[str, object] = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(np.asarray(words, np.int64)), *rest),
+    }
+    if device.type == "cuda":
+        state["device"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Put the global random streams where `random_state` found them."""
+    torch.set_rng_state(state["torch"])
+    random.setstate(state["python"])
+    kind, words, *rest = state["numpy"]
+    np.random.set_state((kind, words.numpy().astype(np.uint32), *rest))
+    if device.type == "cuda" and "device" in state:
+        torch.cuda.set_rng_state(state["device"], device)

@@ -121,11 +121,3 @@ def _some(indices: Sequence[int]) -> str:
     shown = ", ".join(map(str, indices[:SHOWN_SAMPLES]))
     rest = len(indices) - SHOWN_SAMPLES
     return f"{shown} and {rest} more" if rest > 0 else shown
-
-
-def mean_of(records: Sequence[StepRecord]) -> dict[str, float]:
-    """Return the mean of each loss over steps."""
-    return {
-        label: sum(record.losses[label] for record in records) / len(records)
-        for label in records[0].losses
-    }

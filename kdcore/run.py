@@ -3,8 +3,8 @@
 What its runs share is in `context`. How they are compared is in `comparison`.
 """
 
-import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from kdcore.configfile import as_toml
 from kdcore.context import RunContext
 from kdcore.data.source import Source
 from kdcore.distiller import Distiller
+from kdcore.errors import NonFiniteLossError
 from kdcore.evaluation import evaluate
 from kdcore.experiment import StrategyConfig
 from kdcore.files import load_weights, save_weights, write_bytes
@@ -34,6 +35,7 @@ from kdcore.job import (
 from kdcore.listening import LiveSignals, SignalSource
 from kdcore.progress import MetricsLog, TrainingDisplay
 from kdcore.resolved import resolve
+from kdcore.saving import Saver
 from kdcore.sections import TrainConfig
 from kdcore.trainer import train
 
@@ -83,15 +85,19 @@ def run_teacher(context: RunContext, seed: int) -> Teacher:
         return Teacher(model, fingerprint_of(model, size), weights, result)
     facts = {"start": fingerprint_of(model, size), "train": config.model_dump(mode="json")}
     job = context.job(TEACHER, seed, facts, teaches=True)
-    finished = _kept(context, job)
-    if finished is None:
-        how = context.execution(config)
-        with Distiller(None, model, task=task, device=context.device, execution=how) as distiller:
-            history, seconds = _train(context, distiller, config, job)
-        save_weights(job.folder / TEACHER_WEIGHTS, model.state_dict())
-        finished = job.finish(history, seconds, None)
-    else:
-        load_weights(model, job.folder / TEACHER_WEIGHTS, TEACHER)
+    with job.alone(context.note):
+        finished = _kept(context, job)
+        if finished is None:
+            how = context.execution(config)
+            with Distiller(
+                None, model, task=task, device=context.device, execution=how
+            ) as distiller:
+                history, saver = _train(context, distiller, config, job)
+            save_weights(job.folder / TEACHER_WEIGHTS, model.state_dict())
+            finished = job.finish(history, saver.seconds, None)
+            saver.clear()
+        else:
+            load_weights(model, job.folder / TEACHER_WEIGHTS, TEACHER)
     file = (job.folder / TEACHER_WEIGHTS).absolute()
     return Teacher(model, fingerprint_of(model, size), file, finished)
 
@@ -164,9 +170,12 @@ def run_student(
     """
     config, data = context.experiment.train, context.data
     student = context.new_student(seed)
-    with context.distiller(
-        seed, student, teacher.model if teacher else None, strategies, task_weight
-    ) as distiller:
+    with ExitStack() as held:
+        distiller = held.enter_context(
+            context.distiller(
+                seed, student, teacher.model if teacher else None, strategies, task_weight
+            )
+        )
         resolved = resolve(
             context.experiment, data, distiller, seed, teacher.weights if teacher else None
         )
@@ -183,18 +192,22 @@ def run_student(
             **chosen,
         }
         job = context.job(name, seed, facts)
+        held.enter_context(job.alone(context.note))
         kept = _kept(context, job)
         if kept is not None:
             return kept
         write_bytes(job.folder / CONFIG, as_toml(resolved).encode())
-        history, seconds = _train(context, distiller, config, job, teacher)
-    best_accuracy = None
-    save_weights(job.folder / STUDENT_WEIGHTS, student.state_dict())
-    if history.best_weights is not None:
-        save_weights(job.folder / BEST_WEIGHTS, history.best_weights)
-        student.load_state_dict(history.best_weights)
-        best_accuracy = evaluate(student, data.test, distiller.task).accuracy
-    return job.finish(history, seconds, best_accuracy)
+        history, saver = _train(context, distiller, config, job, teacher)
+        distiller.close()
+        best_accuracy = None
+        save_weights(job.folder / STUDENT_WEIGHTS, student.state_dict())
+        if history.best_weights is not None:
+            save_weights(job.folder / BEST_WEIGHTS, history.best_weights)
+            student.load_state_dict(history.best_weights)
+            best_accuracy = evaluate(student, data.test, distiller.task).accuracy
+        result = job.finish(history, saver.seconds, best_accuracy)
+        saver.clear()
+        return result
 
 
 def _kept(context: RunContext, job: Job) -> RunResult | None:
@@ -217,24 +230,30 @@ def _train(
     config: TrainConfig,
     job: Job,
     teacher: Teacher | None = None,
-) -> tuple[History, float]:
+) -> tuple[History, Saver]:
     data, teaches = context.data, job.kind == "teacher"
     source = data.teacher if teaches else data.student
-    started = time.perf_counter()
+    job.begin()
+    saver = context.saver(job)
     with (
         TrainingDisplay(context.console, f"{job.name}, seed {job.seed}", config.epochs) as display,
         MetricsLog(job.folder / METRICS) as log,
     ):
         signals = _signals(context, distiller, source, teacher)
-        history = train(
-            distiller,
-            source,
-            config,
-            job.seed,
-            test=data.teacher_test if teaches else data.test,
-            validation=None if teaches else data.validation,
-            workers=data.workers,
-            signals=signals,
-            observers=(display, log),
-        )
-    return history, time.perf_counter() - started
+        try:
+            history = train(
+                distiller,
+                source,
+                config,
+                job.seed,
+                test=data.teacher_test if teaches else data.test,
+                validation=None if teaches else data.validation,
+                workers=data.workers,
+                signals=signals,
+                observers=(display, log),
+                saver=saver,
+            )
+        except NonFiniteLossError as error:
+            job.failed(error)
+            raise
+    return history, saver

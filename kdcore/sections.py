@@ -277,3 +277,14 @@ class CacheConfig(Section):
     @classmethod
     def _absolute(cls, folder: Path | None) -> Path | None:
         return None if folder is None else folder.expanduser().absolute()
+
+
+class CheckpointConfig(Section):
+    """When a training is saved, so that it continues there after whatever stops it."""
+
+    steps: int | None = Field(None, ge=1, description="save every so many optimizer steps")
+    minutes: NotNegative = Field(
+        10.0, description="save when so many minutes have passed since; 0 for none"
+    )
+    epochs: int = Field(1, ge=0, description="save at the end of every so many epochs; 0 for none")
+    keep: int = Field(2, ge=1, description="so many of the newest are kept")

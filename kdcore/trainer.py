@@ -1,11 +1,13 @@
-"""The training loop: order, step, check, evaluate, report.
+"""The training loop: order, step, check, evaluate, save, report.
 
 It knows the distiller and its losses, not the strategies behind them.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +19,12 @@ from kdcore.data.source import Batch, Source
 from kdcore.distiller import Distiller, Losses
 from kdcore.errors import NonFiniteLossError, StrategyError
 from kdcore.evaluation import evaluate
-from kdcore.history import EpochRecord, History, Observer
+from kdcore.history import EpochTotals, History, Observer
 from kdcore.listening import LiveSignals, SignalSource
-from kdcore.optimizers import build_optimizer, build_schedule, clip, step_unless
-from kdcore.readings import Readings, StepRecord, mean_of
+from kdcore.optimizers import build_optimizer, build_schedule, clip, load_optimizer, step_unless
+from kdcore.randomness import random_state, set_random_state
+from kdcore.readings import Readings
+from kdcore.saving import Saver
 from kdcore.sections import TrainConfig
 from kdcore.tasks import Counts
 
@@ -37,8 +41,9 @@ def train(
     workers: int = 0,
     read_every: int | None = None,
     observers: Sequence[Observer] = (),
+    saver: Saver | None = None,
 ) -> History:
-    """Train the student of a distiller.
+    """Train the student of a distiller, from where it was saved if it was.
 
     The random stream of dropout begins anew from the seed, so that it does not depend on what
     was built or trained before.
@@ -55,25 +60,33 @@ def train(
         read_every: optimizer steps between two readings of losses; as fits the device if not
             given.
         observers: told of each step and epoch, of steps whenever they are read.
+        saver: saves the training now and then, and has what was saved of it; it is not saved if
+            not given.
 
     Raises:
         NonFiniteLossError: a loss became infinite or not a number; that step and those after it
             were not taken. Running statistics (of batch normalisation) have seen its batch, and
             where losses are read now and then, strategies' memory may have.
         StrategyError: a strategy failed, or has a parameter that no loss depends on.
+        ResumeError: what was saved is of another training.
+        Interrupted: a signal asked to stop; the training is saved.
     """
-    training = _Training(distiller, source, config, seed, signals, workers, read_every, observers)
+    training = _Training(
+        distiller, source, config, seed, signals, workers, read_every, observers, saver
+    )
     torch.manual_seed(seed)
+    if saver and (saved := saver.load()):
+        training.load_state(saved)
     modes = [(module, module.training) for module in distiller.student.modules()]
     distiller.train()
-    history = History()
     try:
-        training.run(history, test, validation)
+        with saver.working() if saver else nullcontext():
+            training.run(test, validation)
     finally:
         training.release()
         for module, mode in modes:
             module.training = mode
-    return history
+    return training.history
 
 
 class _Training:
@@ -89,15 +102,19 @@ class _Training:
         workers: int,
         read_every: int | None,
         observers: Sequence[Observer],
+        saver: Saver | None,
     ) -> None:
+        self.history = History()
+        self._totals = EpochTotals()
         self._distiller = distiller
+        self._source = source
         self._config = config
         self._observers = observers
+        self._saver = saver
         self._signals = signals or LiveSignals(distiller.teachers, config.micro_batch)
         self._order = Order(source.targets, config.batch_size, config.labelled_share, seed)
         wanted = self._signals.needs_inputs
-        feed = Feed(source, distiller.device, workers=workers, teacher=wanted)
-        self._batches = feed.batches(_plans(self._order, source, config))
+        self._feed = Feed(source, distiller.device, workers=workers, teacher=wanted)
         self._optimizer = build_optimizer(distiller.parameters(), config)
         self._schedule = build_schedule(self._optimizer, config, self._order.steps)
         scales = distiller.execution.scales_losses
@@ -108,69 +125,113 @@ class _Training:
         decay = config.weight_average
         self._average = WeightAverage(distiller.student, decay) if decay else None
 
-    def run(self, history: History, test: Source | None, validation: Source | None) -> None:
+    def run(self, test: Source | None, validation: Source | None) -> None:
         """Train and measure epoch by epoch; leave the student with the weights that count."""
         distiller = self._distiller
-        for epoch in range(self._config.epochs):
-            started = time.perf_counter()
-            records, lr = self._epoch(epoch)
-            seconds = time.perf_counter() - started
+        batches = self._feed.batches(self._plans())
+        for epoch in range(len(self.history.epochs), self._config.epochs):
+            distiller.epoch = epoch
+            self._steps(batches)
             with self._averaged():
                 accuracy, chosen = _score(distiller, test), _score(distiller, validation)
-                losses = mean_of(records)
-                total = losses.pop("total")
-                samples = sum(record.samples for record in records)
-                record = EpochRecord(
-                    epoch + 1, total, losses, accuracy, chosen, lr, samples, seconds
-                )
-                history.add(record, distiller.student)
+                record = self._totals.record(epoch + 1, accuracy, chosen)
+                self.history.add(record, distiller.student)
+            self._totals = EpochTotals()
             for observer in self._observers:
                 observer.on_epoch(record)
+            if self._saver and self._saver.due_after(epoch + 1):
+                self._save()
         if self._average:
             self._average.apply()
 
-    def _epoch(self, epoch: int) -> tuple[list[StepRecord], float]:
-        """Take all steps of one epoch; return their losses and the last learning rate."""
-        distiller, optimizer, schedule = self._distiller, self._optimizer, self._schedule
-        distiller.epoch = epoch
-        records: list[StepRecord] = []
-        lr = self._config.lr
-        for _ in range(self._order.steps):
-            batches = next(self._batches)
-            optimizer.zero_grad()
-            losses = _backward(distiller, batches, self._signals, self._scaler)
-            self._readings.add(epoch, distiller.step, [b.indices for b in batches], losses)
-            _check_gradients(distiller)
-            if self._scaler.is_enabled():
-                records += self._read()
-                self._scaler.unscale_(optimizer)
-            clip(distiller.parameters(), self._config.clip_norm)
-            self._step()
-            if self._readings.due:  # before memory and steps are counted that were not taken
-                records += self._read()
-            lr = float(schedule.get_last_lr()[0])
-            schedule.step()
-            distiller.advance()
-            if self._average:
-                self._average.update()
-        records += self._read()
-        _check_weights(distiller)
-        return records, lr
+    def _steps(self, batches: Iterator[list[Batch]]) -> None:
+        """Take the steps that an epoch has yet to take."""
+        started = time.perf_counter() - self._totals.seconds
+        while self._totals.steps < self._order.steps:
+            self._step(next(batches))
+            self._totals.steps += 1
+            self._totals.seconds = time.perf_counter() - started
+            if self._saver and self._saver.due(self._distiller.step):
+                self._save()
+        self._read()
+        _check_weights(self._distiller)
+        self._totals.seconds = time.perf_counter() - started
 
-    def _step(self) -> None:
+    def _step(self, batches: Sequence[Batch]) -> None:
+        """Take one optimizer step."""
+        distiller, optimizer = self._distiller, self._optimizer
+        optimizer.zero_grad()
+        losses = _backward(distiller, batches, self._signals, self._scaler)
+        self._readings.add(distiller.epoch, distiller.step, [b.indices for b in batches], losses)
+        _check_gradients(distiller)
         if self._scaler.is_enabled():
-            self._scaler.step(self._optimizer)
+            self._read()
+            self._scaler.unscale_(optimizer)
+        clip(distiller.parameters(), self._config.clip_norm)
+        if self._scaler.is_enabled():
+            self._scaler.step(optimizer)
             self._scaler.update()
         else:
-            step_unless(self._optimizer, self._readings.stopped)
+            step_unless(optimizer, self._readings.stopped)
+        if self._readings.due:  # before memory and steps are counted that were not taken
+            self._read()
+        self._totals.lr = float(self._schedule.get_last_lr()[0])
+        self._schedule.step()
+        distiller.advance()
+        if self._average:
+            self._average.update()
 
-    def _read(self) -> list[StepRecord]:
-        records: list[StepRecord] = []
+    def _read(self) -> None:
         for record in self._readings.read():
-            records.append(record)
+            self._totals.add(record)
             for observer in self._observers:
                 observer.on_step(record)
-        return records
+
+    def _plans(self) -> Iterator[Plan]:
+        """Go through the steps that are left, of all epochs."""
+        done, accumulate = self._totals.steps, self._config.accumulate
+        for epoch in range(len(self.history.epochs), self._config.epochs):
+            for indices in self._order.epoch(epoch)[done:]:
+                # Each micro-batch has its share of the labelled, which come first.
+                parts = [indices[first::accumulate] for first in range(accumulate)]
+                yield Plan([part for part in parts if len(part)], self._source.view(epoch))
+            done = 0
+
+    def _save(self) -> None:
+        """Save everything that the steps to come depend on, once it is known to be good."""
+        assert self._saver is not None
+        self._read()
+        _check_weights(self._distiller)
+        self._saver.save(self._distiller.step, self._state())
+
+    def _state(self) -> dict[str, object]:
+        return {
+            "model": self._distiller.state_dict(),
+            "optimizer": {
+                "optimizer": self._optimizer.state_dict(),
+                "schedule": self._schedule.state_dict(),
+                "scaler": self._scaler.state_dict(),
+                "average": self._average and self._average.state_dict(),
+            },
+            "training": {
+                "history": self.history.state_dict(),
+                "totals": asdict(self._totals),
+                "random": random_state(self._distiller.device),
+            },
+        }
+
+    def load_state(self, saved: Mapping[str, Any]) -> None:
+        """Take back what was saved."""
+        self._distiller.load_state_dict(saved["model"])
+        kept, training = saved["optimizer"], saved["training"]
+        load_optimizer(self._optimizer, kept["optimizer"])
+        self._schedule.load_state_dict(kept["schedule"])
+        self._scaler.load_state_dict(kept["scaler"])
+        if self._average:
+            self._average.load_state_dict(kept["average"])
+        self.history = History.of(training["history"])
+        self._totals = EpochTotals(**training["totals"])
+        set_random_state(training["random"], self._distiller.device)
 
     def _averaged(self) -> AbstractContextManager[None]:
         """Give the student the average of its weights for a while, where there is one."""
@@ -179,15 +240,6 @@ class _Training:
     def release(self) -> None:
         """Leave no gradients."""
         self._optimizer.zero_grad()
-
-
-def _plans(order: Order, source: Source, config: TrainConfig) -> Iterator[Plan]:
-    """Go through the steps of all epochs."""
-    for epoch in range(config.epochs):
-        for indices in order.epoch(epoch):
-            # Each micro-batch has its share of the labelled, which come first.
-            parts = [indices[first :: config.accumulate] for first in range(config.accumulate)]
-            yield Plan([part for part in parts if len(part)], source.view(epoch))
 
 
 def _score(distiller: Distiller, source: Source | None) -> float | None:

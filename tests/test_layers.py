@@ -21,8 +21,16 @@ PLUGINS = ROOT / "plugins"
 # one row do not know each other.
 LAYERS = (
     ("kdcore.errors",),
-    ("kdcore.randomness", "kdcore.nested", "kdcore.statistics", "kdcore.files", "kdcore.devices"),
-    ("kdcore.validation", "kdcore.arrays", "kdcore.execution"),
+    (
+        "kdcore.randomness",
+        "kdcore.nested",
+        "kdcore.statistics",
+        "kdcore.files",
+        "kdcore.devices",
+        "kdcore.snapshot",
+        "kdcore.interruption",
+    ),
+    ("kdcore.validation", "kdcore.arrays", "kdcore.execution", "kdcore.checkpoint"),
     ("kdcore.store",),
     # the words of the hooks, and taps
     ("kdcore.contract", "kdcore.taps"),
@@ -77,7 +85,7 @@ LAYERS = (
     ),
     ("kdcore.asking",),
     ("kdcore.cache",),
-    ("kdcore.history",),
+    ("kdcore.history", "kdcore.saving"),
     ("kdcore.trainer",),
     ("kdcore.progress", "kdcore.job", "kdcore.api"),
     # runs

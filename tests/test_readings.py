@@ -6,7 +6,7 @@ from torch import nn
 
 from kdcore.errors import NonFiniteLossError
 from kdcore.optimizers import build_optimizer, step_unless
-from kdcore.readings import READ_EVERY, Readings, StepRecord, mean_of
+from kdcore.readings import READ_EVERY, Readings, StepRecord
 from kdcore.sections import TrainConfig
 
 CPU = torch.device("cpu")
@@ -81,8 +81,3 @@ def test_from_the_first_such_loss_on_no_step_is_taken(optimizer: str, dtype: tor
     assert not torch.equal(weights[0], torch.ones(3, dtype=dtype))  # the control
     assert torch.equal(weights[1], weights[0])
     assert torch.equal(weights[2], weights[0])
-
-
-def test_the_mean_is_over_steps() -> None:
-    records = [StepRecord(0, i, 2, 4, {"total": float(i), "task": 2.0}) for i in range(3)]
-    assert mean_of(records) == {"total": 1.0, "task": 2.0}

@@ -103,10 +103,14 @@ def command(
     from kdcore import comparison, report
     from kdcore.context import RunContext
     from kdcore.files import write_json
+    from kdcore.interruption import Interruption
 
     console = Console(quiet=quiet, highlight=False, emoji=False)
-    context = RunContext(config, out or options.OUT / options.folder_name(name, config), console)
-    results = comparison.compare(context, config)
+    folder = out or options.OUT / options.folder_name(name, config)
+    interruption = Interruption()
+    with interruption.listening():
+        context = RunContext(config, folder, console, interruption=interruption)
+        results = comparison.compare(context, config)
     report.write_report(context.out, f"kdcore compare: {name}", comparison.about(context), results)
     if json_file is not None:
         write_json(json_file, report.as_json(results))

@@ -11,7 +11,8 @@ from typer.exceptions import Abort, TyperException
 
 from kdcore import __version__
 from kdcore.cli import bench, cache, compare, layers, run, strategies
-from kdcore.errors import KdcoreError
+from kdcore.errors import Interrupted, KdcoreError
+from kdcore.interruption import Stopped, exit_code_of
 
 app = typer.Typer(
     name="kdcore",
@@ -58,6 +59,11 @@ def run_command(arguments: list[str]) -> int:
         code = app(arguments, prog_name="kdcore", standalone_mode=False)
         # Typer turns an interrupt into this code and says nothing.
         return _interrupted() if code == INTERRUPTED else code if isinstance(code, int) else 0
+    except Interrupted as stopped:
+        typer.echo(str(stopped), err=True)
+        return stopped.exit_code
+    except Stopped as stopped:
+        return _interrupted(exit_code_of(stopped.signal))
     except KdcoreError as error:
         return _fail(str(error), error.exit_code)
     except TyperException as error:
@@ -71,9 +77,11 @@ def run_command(arguments: list[str]) -> int:
         return 1
 
 
-def _interrupted() -> int:
+def _interrupted(code: int = INTERRUPTED) -> int:
     return _fail(
-        "interrupted; the same command keeps finished runs and begins this one again", INTERRUPTED
+        "stopped at once; the same command keeps finished runs, and continues this one where it "
+        "was saved",
+        code,
     )
 
 

@@ -11,7 +11,14 @@ EXAMPLE = "Example: kdcore run experiment.toml --set train.epochs=20"
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="The run as a TOML file.")],
+    file: Annotated[Path | None, typer.Argument(help="The run as a TOML file.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Continue the run of this folder; its own settings without FILE."),
+    ] = None,
+    resume_exact: Annotated[
+        bool, typer.Option("--resume-exact", help="Refuse where machine or versions differ.")
+    ] = False,
     assignments: options.Set = None,
     device: options.Device = None,
     precision: options.Precision = None,
@@ -26,7 +33,14 @@ def command(
 ) -> None:
     """Train one student with the strategies of a file, and its teacher first without weights."""
     from kdcore import configfile
+    from kdcore.errors import ConfigError
 
+    if resume_exact and resume is None:
+        raise ConfigError("--resume-exact needs --resume FOLDER")
+    if file is None:
+        if resume is None:
+            raise ConfigError("give a FILE, or --resume FOLDER")
+        file = resume / "config.toml"
     tree = configfile.read_file(file)
     how = options.engine(
         device, precision, compiled, augment_views, teacher_cache, teacher_cache_dtype, workers
@@ -41,26 +55,40 @@ def command(
 
     from kdcore import report
     from kdcore.comparison import describe
-    from kdcore.context import RunContext
+    from kdcore.context import Resume, RunContext
     from kdcore.files import write_json
-    from kdcore.job import STUDENT, STUDENT_WEIGHTS
+    from kdcore.interruption import Interruption
+    from kdcore.job import STUDENT, STUDENT_WEIGHTS, begun_in
     from kdcore.run import run_student, run_teacher
 
     console = Console(quiet=quiet, highlight=False, emoji=False)
-    context = RunContext(config, out or options.OUT / file.stem, console)
     name = "+".join(entry.label or entry.name for entry in config.strategies) or STUDENT
-    with context.distiller(
-        config.seed,
-        context.new_student(config.seed),
-        context.new_teacher(config.seed) if config.strategies else None,
-        config.strategies,
-        config.task_weight,
-    ) as rehearsal:
-        for line in (*context.data.notes, *describe(rehearsal)):
-            console.print(line, markup=False, soft_wrap=True)
-    teacher = run_teacher(context, config.seed) if config.strategies else None
-    results = [] if teacher is None else [teacher.result]
-    result = run_student(context, config.seed, name, config.strategies, config.task_weight, teacher)
+    if resume is not None:
+        name = begun_in(resume)["name"]
+        out = out or resume.absolute().parent
+    interruption = Interruption()
+    with interruption.listening():
+        context = RunContext(
+            config,
+            out or options.OUT / file.stem,
+            console,
+            resume=None if resume is None else Resume(resume.absolute(), resume_exact),
+            interruption=interruption,
+        )
+        with context.distiller(
+            config.seed,
+            context.new_student(config.seed),
+            context.new_teacher(config.seed) if config.strategies else None,
+            config.strategies,
+            config.task_weight,
+        ) as rehearsal:
+            for line in (*context.data.notes, *describe(rehearsal)):
+                console.print(line, markup=False, soft_wrap=True)
+        teacher = run_teacher(context, config.seed) if config.strategies else None
+        results = [] if teacher is None else [teacher.result]
+        result = run_student(
+            context, config.seed, name, config.strategies, config.task_weight, teacher
+        )
     results.append(result)
     if json_file is not None:
         write_json(json_file, report.as_json(results))

@@ -63,9 +63,12 @@ def test_all_cases_are_in_the_table_and_in_the_file(tmp_path: Path) -> None:
     share = bound["seconds"]["bound"][0] / bound["seconds"]["kdcore"][0]
     assert bound["median"] == pytest.approx(100 * share)
     alone, *others, hooks = found["cases"]["overhead"]
+    small = others[3]
     more = alone["seconds"]["kdcore"][0] / alone["seconds"]["bound"][0] - 1
     assert alone["median"] == pytest.approx(100 * more)
-    assert len(others) == 3
+    taken = small["seconds"]["kdcore"][0] - small["seconds"]["bound"][0]
+    assert small["median"] == pytest.approx(1e6 * taken / (cases.SMALL // 2))
+    assert len(others) == 3 + 4
     assert hooks["unit"] == "µs a step"
 
 

@@ -1,0 +1,157 @@
+"""When a training is saved, and whether what was saved is of the same training.
+
+The files are in `checkpoint`; what a training consists of, and how it goes on, in `trainer`.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kdcore.checkpoint import Checkpoints
+from kdcore.errors import ResumeError
+from kdcore.fingerprint import ENVIRONMENT, difference
+from kdcore.interruption import Interruption
+from kdcore.sections import CheckpointConfig
+
+ORIGIN = "origin"
+"""Name of the part that says what a training began with."""
+
+
+class Saver:
+    """Saves a training now and then, and finds again what was saved.
+
+    Args:
+        folder: of its checkpoints.
+        config: when to save.
+        facts: everything that its result depends on, by name, as JSON has it.
+        interruption: hears signals, before which the training is saved; none are heard if not
+            given.
+        exact: whether to refuse to continue where the machine or versions differ.
+        note: hears, in a line, what a user should know.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: CheckpointConfig,
+        facts: Mapping[str, object],
+        *,
+        interruption: Interruption | None = None,
+        exact: bool = False,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._checkpoints = Checkpoints(folder, config.keep, note)
+        self._config = config
+        self._facts = facts
+        self._interruption = interruption or Interruption()
+        self._exact = exact
+        self._note = note
+        self._saved_at = (0, time.monotonic())
+        self._started = time.perf_counter()
+        self.step: int | None = None
+        """The optimizer step that was saved last; None before the first."""
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Take care, inside the block, that a signal finds the training saved."""
+        self._saved_at = (self.step or 0, time.monotonic())
+        with self._interruption.noted():
+            yield
+
+    def load(self) -> Mapping[str, Any] | None:
+        """Return what was saved last, by part; None where nothing was.
+
+        Raises:
+            ResumeError: it is of a training that began with something else.
+        """
+        found = self._checkpoints.load()
+        if found is None:
+            return None
+        origin = found.parts[ORIGIN]
+        check_origin(origin["facts"], self._facts, str(found.folder), self._note, exact=self._exact)
+        self._started -= origin["seconds"]
+        self.step = origin["step"]
+        self._note(f"continues after optimizer step {self.step}, as saved in {found.folder}")
+        return found.parts
+
+    @property
+    def seconds(self) -> float:
+        """The time that the training has taken, before it was continued included."""
+        return time.perf_counter() - self._started
+
+    def due(self, step: int) -> bool:
+        """Return whether to save after so many optimizer steps."""
+        config, (last, since) = self._config, self._saved_at
+        if self._interruption.asked is not None:
+            return True
+        if config.steps is not None and step - last >= config.steps:
+            return True
+        return bool(config.minutes) and time.monotonic() - since >= 60 * config.minutes
+
+    def due_after(self, epoch: int) -> bool:
+        """Return whether to save after so many epochs."""
+        return bool(self._config.epochs) and epoch % self._config.epochs == 0
+
+    def save(self, step: int, parts: Mapping[str, object]) -> None:
+        """Save a training, and stop it if a signal asked for that.
+
+        Args:
+            step: optimizer steps taken.
+            parts: what it consists of, by name.
+
+        Raises:
+            RunError: it cannot be written.
+            Interrupted: a signal was noted.
+        """
+        origin = {"facts": dict(self._facts), "step": step, "seconds": self.seconds}
+        folder = self._checkpoints.save(step, {**parts, ORIGIN: origin})
+        self.step = step
+        self._saved_at = (step, time.monotonic())
+        self._interruption.obey(
+            f"saved after optimizer step {step} in {folder}: the same command continues there"
+        )
+
+    def clear(self) -> None:
+        """Remove what was saved: the training is finished, and its results are written."""
+        self._checkpoints.clear()
+
+
+def check_origin(
+    before: Mapping[str, object],
+    now: Mapping[str, object],
+    where: str,
+    note: Callable[[str], None],
+    *,
+    exact: bool = False,
+) -> None:
+    """Hold what a training began with against what it shall go on with.
+
+    Args:
+        before: the facts that it began with.
+        now: those of today.
+        where: what was saved, for messages.
+        note: hears that the machine or versions differ.
+        exact: whether to refuse that, too.
+
+    Raises:
+        ResumeError: something differs that its result is made of.
+    """
+    if found := difference(_without(before, ENVIRONMENT), _without(now, ENVIRONMENT)):
+        raise ResumeError(
+            f"{where} is of a training that began with something else: {found}; put that back, or "
+            "begin anew in another folder"
+        )
+    if not (found := difference(before, now)):
+        return
+    if exact:
+        raise ResumeError(
+            f"{where} cannot be continued exactly: {found}; without --resume-exact it is "
+            "continued, and the last bits may differ"
+        )
+    note(f"continued elsewhere than it began, the last bits may differ: {found}")
+
+
+def _without(facts: Mapping[str, object], names: frozenset[str]) -> dict[str, object]:
+    return {name: value for name, value in facts.items() if name not in names}

@@ -1,0 +1,216 @@
+"""Stopped after any step and continued by new objects: the same bits as in one go."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from kdcore import Distiller, Setup
+from kdcore.asking import Request
+from kdcore.cache import SignalCache
+from kdcore.data.augment import Augment
+from kdcore.data.images import ArrayImages, LabelledImages
+from kdcore.data.preprocess import Preprocess
+from kdcore.data.source import ImageSource
+from kdcore.errors import Interrupted
+from kdcore.execution import Execution, in_best_layout
+from kdcore.history import History
+from kdcore.interruption import Interruption
+from kdcore.saving import Saver
+from kdcore.sections import AugmentConfig, CacheConfig, CheckpointConfig, TrainConfig
+from kdcore.testing import small_student, small_teacher
+from kdcore.trainer import train
+from tests.strategies.attention import Attention
+from tests.strategies.contrastive import Contrastive
+from tests.strategies.correlation import Correlation
+from tests.strategies.relational import Relational
+from tests.strategies.variational import Variational
+
+CPU = torch.device("cpu")
+SAMPLES, STEPS = 22, 6
+HARD = [Relational, Variational, Correlation, Contrastive, Attention]
+EVERYTHING: list[Any] = [*HARD, "logits", "cosine", "fitnets"]
+SHIPPED: list[Any] = ["logits", "fitnets"]
+TARGETS = torch.arange(SAMPLES) % 5
+
+
+class StopAfter:
+    """Behaves as a signal that comes while a step is taken."""
+
+    def __init__(self, step: int | None, interruption: Interruption) -> None:
+        self.step = step
+        self.interruption = interruption
+        self.totals: list[float] = []
+
+    def on_step(self, record: Any) -> None:
+        self.totals.append(record.losses["total"])
+        if record.step + 1 == self.step:
+            self.interruption.asked = signal.SIGTERM
+
+    def on_epoch(self, record: Any) -> None: ...
+
+
+class Outcome:
+    """What a training gave that must not depend on whether it was interrupted."""
+
+    def __init__(self, history: History, distiller: Distiller) -> None:
+        self.epochs = [
+            (each.loss, each.losses, each.accuracy, each.validation, each.lr, each.samples)
+            for each in history.epochs
+        ]
+        self.best = (history.best_epoch, history.best_weights)
+        self.weights = {
+            name: tensor.clone()
+            for name, tensor in distiller.state_dict().items()
+            if isinstance(tensor, torch.Tensor)
+        }
+        self.memory = distiller.get_extra_state()
+
+    def __eq__(self, other: object) -> bool:
+        assert isinstance(other, Outcome)
+        mine, theirs = (vars(each) for each in (self, other))
+        return all(_same(mine[key], theirs[key]) for key in mine)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)
+
+
+def _source(augment: AugmentConfig, targets: torch.Tensor) -> ImageSource:
+    torch.manual_seed(0)
+    images = ArrayImages(torch.randint(256, (SAMPLES, 3, 16, 16), dtype=torch.uint8))
+    data = LabelledImages(images, targets, tuple("abcde"))
+    return ImageSource(data, Preprocess(16, (0.5,) * 3, (0.25,) * 3), augment=Augment(augment))
+
+
+def _train(
+    folder: Path | None,
+    stop: int | None = None,
+    *,
+    entries: list[Any] = SHIPPED,
+    augment: dict[str, Any] | None = None,
+    targets: torch.Tensor = TARGETS,
+    workers: int = 0,
+    mode: str = "off",
+    execution: Execution = Execution(),  # noqa: B008
+    saves: dict[str, Any] | None = None,
+    **training: Any,
+) -> Outcome:
+    source = _source(AugmentConfig.model_validate(augment or {}), targets)
+    validation = _source(AugmentConfig(), TARGETS)
+    torch.manual_seed(1)
+    student = in_best_layout(nn.Sequential(small_student(), nn.Dropout(0.2)))
+    teacher = in_best_layout(small_teacher())
+    config = TrainConfig.model_validate({"epochs": 2, "batch_size": 8, **training})
+    interruption = Interruption()
+    listener = StopAfter(stop, interruption)
+    with Distiller(
+        teacher,
+        student,
+        [entry() if isinstance(entry, type) else entry for entry in entries],
+        sample_input=source.batch(torch.arange(2)).inputs,
+        setup=Setup(targets=source.targets),
+        execution=execution,
+    ) as distiller:
+        kept = CacheConfig.model_validate({"mode": mode})
+        request = Request(distiller.teachers, source, config.micro_batch, CPU, {"teacher": "one"})
+        signals = SignalCache(kept, lambda _: None).source(request)
+        saver = None
+        if folder is not None:
+            when = CheckpointConfig.model_validate(saves or {"epochs": 0})
+            saver = Saver(folder, when, {"seed": 3}, interruption=interruption)
+        # What was drawn before must not matter.
+        torch.rand(7)
+        history = train(
+            distiller,
+            source,
+            config,
+            3,
+            signals=signals,
+            workers=workers,
+            test=validation,
+            validation=validation,
+            observers=[listener],
+            saver=saver,
+        )
+        return Outcome(history, distiller)
+
+
+def _interrupted(folder: Path, stops: list[int], **given: Any) -> Outcome:
+    """Train with an interruption after each of some steps, every time with new objects."""
+    for stop in stops:
+        with pytest.raises(Interrupted, match=rf"SIGTERM; saved after optimizer step {stop} "):
+            _train(folder, stop, **given)
+    return _train(folder, **given)
+
+
+@pytest.fixture(scope="module")
+def everything() -> Outcome:
+    return _train(None, entries=EVERYTHING)
+
+
+@pytest.mark.parametrize("stop", range(1, STEPS + 1))
+def test_every_method_continues_from_any_step(
+    tmp_path: Path, everything: Outcome, stop: int
+) -> None:
+    assert _interrupted(tmp_path, [stop], entries=EVERYTHING) == everything
+
+
+def test_an_interruption_after_every_step(tmp_path: Path, everything: Outcome) -> None:
+    assert _interrupted(tmp_path, [1, 2, 3, 4, 5, 6], entries=EVERYTHING) == everything
+
+
+def test_another_start_is_noticed(everything: Outcome) -> None:  # the control
+    assert _train(None, entries=EVERYTHING, lr=1.1e-3) != everything
+
+
+def test_a_training_that_is_saved_is_the_one_that_is_not(
+    tmp_path: Path, everything: Outcome
+) -> None:
+    assert _train(tmp_path, entries=EVERYTHING, saves={"steps": 1, "keep": 1}) == everything
+    assert _train(tmp_path, entries=EVERYTHING) == everything  # saved at its end, and read again
+
+
+VIEWS = {"crop": 2, "flip": True, "views": 3}
+SOME = torch.where(torch.arange(SAMPLES) % 3 > 0, TARGETS, -100)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"accumulate": 3},
+        {"augment": VIEWS, "mode": "memory"},
+        {"augment": {**VIEWS, "mixup": 0.4}},
+        {"augment": VIEWS, "workers": 2},
+        {"targets": SOME},
+        {"schedule": "one-cycle"},
+        {"schedule": "cosine", "warmup_epochs": 1},
+        {"schedule": "step", "milestones": [1], "clip_norm": 0.5},
+        {"optimizer": "sgd", "nesterov": True, "weight_decay": 0.1},
+        {"optimizer": "adamw", "weight_average": 0.7},
+        {"precision": "bf16-mixed", "execution": Execution(torch.bfloat16)},
+        {"entries": [Contrastive, "cosine"], "mode": "memory", "accumulate": 2},
+    ],
+    ids=str,
+)
+def test_everything_that_moves_with_the_steps_continues(
+    tmp_path: Path, given: dict[str, Any]
+) -> None:
+    assert _interrupted(tmp_path, [2, 3], **given) == _train(None, **given)
+
+
+def test_a_user_who_changes_nothing_but_the_seconds_between_saves_changes_nothing(
+    tmp_path: Path, everything: Outcome
+) -> None:
+    often = {"minutes": 1e-9, "epochs": 1, "keep": 3}
+    assert _interrupted(tmp_path, [4], entries=EVERYTHING, saves=often) == everything
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 3
