@@ -16,7 +16,7 @@ from torch import nn
 from kdcore.adapters import FixedAdapter
 from kdcore.contract import Setup
 from kdcore.ensemble import Ensemble, Member
-from kdcore.errors import ModelError
+from kdcore.errors import ModelError, TapError
 from kdcore.execution import PLAIN, Execution
 from kdcore.nested import to_device
 from kdcore.part import Part
@@ -113,10 +113,13 @@ def discover(
     taps: dict[Member, tuple[Roles, Roles]] = {}
     for member in ensemble.members:
         asked = ensemble.extract_features(member, setup)
-        taps[member] = (
-            learner.resolve(asked.student),
-            surveys[member.teacher].resolve(asked.teacher),
-        )
+        try:
+            taps[member] = (
+                learner.resolve(asked.student),
+                surveys[member.teacher].resolve(asked.teacher),
+            )
+        except TapError as error:
+            raise TapError(f"{member}: {error}") from None
     if taps:
         learner.shapes({})
         setup = setup.with_class_count(learner.class_count)

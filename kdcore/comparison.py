@@ -121,7 +121,8 @@ def _rehearse(context: RunContext, config: ComparisonConfig) -> None:
         with context.distiller(seed, fresh, teacher, candidate.strategies, weight) as distiller:
             lines = describe(distiller)
             context.cache.expect(distiller.teachers)
-        assert digest_of(fresh.state_dict()) == start  # a set-up changes no weight
+            assert digest_of(fresh.state_dict()) == start  # a set-up changes no weight
+            context.try_losses(distiller)
         show(f"candidate [bold]{escape(candidate.label)}[/]", highlight=False)
         for line in lines:
             show(f"  {line}", highlight=False, soft_wrap=True, markup=False)

@@ -32,6 +32,9 @@ from kdcore.sections import TrainConfig
 from kdcore.selection import select
 from kdcore.tasks import Classification, Task
 
+TRIED_SAMPLES = 8
+"""Samples that losses are computed of before any training."""
+
 
 @dataclass(frozen=True)
 class Resume:
@@ -158,6 +161,23 @@ class RunContext:
             catalog=self.catalog,
             wrappers=self.wrappers,
             execution=self.execution(self.experiment.train),
+        )
+
+    def try_losses(self, distiller: Distiller) -> None:
+        """Compute all losses of a few samples, so that what cannot work fails before any training.
+
+        Raises:
+            StrategyError: a strategy fails, or its loss is none.
+        """
+        few = torch.arange(min(TRIED_SAMPLES, len(self.data.student)))
+        batch = self.data.student.batch(few).to(self.device)
+        distiller.train()
+        distiller(
+            batch.inputs,
+            batch.targets,
+            indices=batch.indices,
+            teacher_inputs=batch.teacher_inputs,
+            mixed=batch.mixed,
         )
 
     def execution(self, config: TrainConfig) -> Execution:

@@ -77,7 +77,7 @@ class Part(nn.Module):
         roles: dict[str, tuple[Tensor, ...]] = {}
         for role, addresses in self.student_taps.items():
             values = [in_precision(activations[tap], self.precision) for tap in addresses]
-            roles[role] = _adapted(self.student_adapters, role, values)
+            roles[role] = self._adapted(self.student_adapters, role, values)
         return Features(roles, logits)
 
     def teacher_features(self, heard: Signals) -> Features:
@@ -89,8 +89,35 @@ class Part(nn.Module):
         for role, keys in self._signals.items():
             values = [heard.activations[key] for key in keys]
             done = [bool(key.adapter) for key in keys]
-            roles[role] = _adapted(self.teacher_adapters, role, values, done)
+            roles[role] = self._adapted(self.teacher_adapters, role, values, done)
         return Features(roles, heard.logits)
+
+    def _adapted(
+        self,
+        adapters: nn.ModuleDict,
+        role: str,
+        values: Sequence[Tensor],
+        done: Sequence[bool] = (),
+    ) -> tuple[Tensor, ...]:
+        """Send values through the adapters of a role, but for those that it was done for.
+
+        Raises:
+            StrategyError: an adapter does not take them.
+        """
+        if role not in adapters:
+            return tuple(values)
+        modules = adapters[role]
+        assert isinstance(modules, nn.ModuleList)
+        adapted = []
+        for module, value, skip in zip(modules, values, done or [False] * len(values), strict=True):
+            try:
+                adapted.append(value if skip else module(value))
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                raise StrategyError(
+                    f"{self.member}: the adapter {type(module).__name__} of role {role!r} does "
+                    f"not take {list(value.shape)}: {' '.join(str(error).split())}"
+                ) from error
+        return tuple(adapted)
 
     def describe(self) -> tuple[list[str], list[str]]:
         """Say, for student and teacher, what each role looks at and what stands behind it."""
@@ -107,21 +134,6 @@ def _at(adapters: nn.ModuleDict, role: str, position: int) -> nn.Module | None:
     modules = adapters[role]
     assert isinstance(modules, nn.ModuleList)
     return modules[position]
-
-
-def _adapted(
-    adapters: nn.ModuleDict, role: str, values: Sequence[Tensor], done: Sequence[bool] = ()
-) -> tuple[Tensor, ...]:
-    """Send values through the adapters of a role, but for those that it was done for."""
-    if role not in adapters:
-        return tuple(values)
-    modules = adapters[role]
-    assert isinstance(modules, nn.ModuleList)
-    done = done or [False] * len(values)
-    return tuple(
-        value if skip else module(value)
-        for module, value, skip in zip(modules, values, done, strict=True)
-    )
 
 
 def _described(taps: Roles, shapes: Shapes, adapters: nn.ModuleDict) -> list[str]:

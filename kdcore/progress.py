@@ -85,10 +85,15 @@ class TrainingDisplay:
 
 def _losses(total: float, losses: Mapping[str, float]) -> str:
     parts = {label: value for label, value in losses.items() if label != "total"}
-    text = f"loss {total:.4f}"
+    text = f"loss {_shown(total)}"
     if len(parts) > 1:
-        text += " (" + ", ".join(f"{label} {value:.4f}" for label, value in parts.items()) + ")"
+        text += " (" + ", ".join(f"{label} {_shown(each)}" for label, each in parts.items()) + ")"
     return text
+
+
+def _shown(value: float) -> str:
+    # Some methods' losses are of the order of 1e-6, with a weight of as many thousands.
+    return f"{value:.4f}" if abs(value) >= 0.001 or not value else f"{value:.2e}"
 
 
 class MetricsLog:

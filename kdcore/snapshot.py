@@ -35,6 +35,8 @@ def _split(value: object, path: str, tensors: dict[str, Tensor]) -> Any:
         return value if math.isfinite(value) else {TAG: "float", "value": str(value)}
     if isinstance(value, Tensor):
         name = path or TAG
+        while name in tensors:  # a key may look like a path
+            name += TAG
         tensors[name] = value.detach()
         return {TAG: "tensor", "name": name}
     if isinstance(value, list | tuple):

@@ -4,6 +4,7 @@ What a method implements is in `hookspecs`; how methods are found is in `catalog
 """
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
@@ -80,6 +81,10 @@ class Recommended:
                 raise StrategyError(f"a recommended weight must be a number from 0, not {value}")
 
 
+_OWN = (*HOOKS, "Settings", "recommended", "api_version", "settings", "with_settings")
+"""What a strategy's class may define that kdcore looks at."""
+
+
 class Strategy:
     """One distillation method. Subclass it, nest `Settings`, implement the hooks.
 
@@ -128,6 +133,15 @@ class Strategy:
             if hook in cls.__dict__ and not hasattr(cls.__dict__[hook], f"{PROJECT}_impl"):
                 raise StrategyError(
                     f"{cls.__name__}.{hook} is not marked with @hookimpl: it would never be called"
+                )
+
+        for name, value in cls.__dict__.items():
+            near = get_close_matches(name, _OWN, n=1, cutoff=0.8)
+            # A misspelt hook that is marked as one is refused with all hooks at hand.
+            if near and name not in _OWN and not hasattr(value, f"{PROJECT}_impl"):
+                raise StrategyError(
+                    f"{cls.__name__}.{name} would never be used; did you mean {near[0]!r}? If not, "
+                    "give it a name less like it"
                 )
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from kdcore.comparison import compare, table
 from kdcore.configfile import as_comparison, override, read_recipe
 from kdcore.context import RunContext
-from kdcore.errors import TapError
+from kdcore.errors import StrategyError, TapError
 from kdcore.experiment import ComparisonConfig
 from kdcore.job import RunResult
 
@@ -92,6 +92,18 @@ def test_what_cannot_work_fails_before_anything_is_trained(tmp_path: Path) -> No
     config = _config("candidates.fitnets.strategies.fitnets.student_tap=featurs")
     with pytest.raises(TapError, match="did you mean 'features'"):
         _compare(config, tmp_path)
+    assert not list(tmp_path.glob("*/result.json"))
+
+
+def test_a_loss_that_fails_does_so_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("as its author has it")
+
+    monkeypatch.setattr("kdcore_logits.torch.where", broken)
+    with pytest.raises(StrategyError, match="as its author has it"):
+        _compare(_config(), tmp_path)
     assert not list(tmp_path.glob("*/result.json"))
 
 

@@ -3,10 +3,10 @@
 import pytest
 
 from kdcore import errors
-from kdcore.errors import KdcoreError, RunError, UserError, unknown
+from kdcore.errors import Interrupted, KdcoreError, RunError, UserError, unknown
 
 USERS = [errors.ConfigError, errors.DataError, errors.ModelError, errors.TapError]
-USERS += [errors.CatalogError]
+USERS += [errors.CatalogError, errors.ResumeError]
 RUNS = [errors.StrategyError, errors.NonFiniteLossError]
 
 
@@ -28,7 +28,7 @@ def test_a_run_that_failed_exits_with_3_and_is_no_value_error(kind: type[KdcoreE
 def test_every_error_of_the_module_is_one_of_the_hierarchy() -> None:
     found = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     raised = [kind for kind in found if issubclass(kind, Exception)]
-    assert {*USERS, *RUNS, KdcoreError, UserError, RunError} == set(raised)
+    assert {*USERS, *RUNS, KdcoreError, UserError, RunError, Interrupted} == set(raised)
 
 
 def test_near_names_are_offered_the_nearest_first() -> None:

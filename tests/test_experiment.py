@@ -60,6 +60,7 @@ def test_every_key_that_is_no_table_is_described(kind: type[BaseModel]) -> None:
             "train",
             "augment",
             "cache",
+            "checkpoint",
             "strategies",
             "candidates",
         )

@@ -140,6 +140,15 @@ class TestWhatItOwns:
 
 
 class TestRefused:
+    def test_an_adapter_that_does_not_take_its_activation_is_named(self) -> None:
+        part = _part(Adapters(student={"hint": nn.Linear(5, 2)}))
+        with pytest.raises(
+            StrategyError,
+            match=r"'hints' .*: the adapter Linear of role 'hint' does not take \[2, 4\]",
+        ) as caught:
+            part.student_features(SEEN, None)
+        assert isinstance(caught.value.__cause__, RuntimeError)
+
     @pytest.mark.parametrize(
         "adapters",
         [Adapters(student={"hnit": nn.Identity()}), Adapters(teacher={"hnit": nn.Identity()})],

@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -45,3 +46,32 @@ def test_the_metrics_log_has_a_line_a_step_and_a_line_an_epoch(tmp_path: Path) -
     step, epoch = map(json.loads, (tmp_path / "m.jsonl").read_text().splitlines())
     assert (step["kind"], step["step"], step["losses"]) == ("step", 0, LOSSES)
     assert (epoch["kind"], epoch["accuracy"]) == ("epoch", 91.234)
+
+
+def _log(path: Path, *records: StepRecord | EpochRecord) -> list[tuple[str, int]]:
+    with MetricsLog(path) as log:
+        for record in records:
+            (log.on_step if isinstance(record, StepRecord) else log.on_epoch)(record)  # type: ignore[arg-type]
+    entries = map(json.loads, path.read_text().splitlines())
+    return [(each["kind"], each["step" if each["kind"] == "step" else "epoch"]) for each in entries]
+
+
+def test_a_log_that_is_continued_holds_each_step_once(tmp_path: Path) -> None:
+    steps = [replace(STEP, step=step, epoch=step // 2) for step in range(4)]
+    first, second = EPOCH, replace(EPOCH, epoch=2)
+    file = tmp_path / "m.jsonl"
+    whole = [("step", 0), ("step", 1), ("epoch", 1), ("step", 2), ("step", 3), ("epoch", 2)]
+    assert _log(file, *steps[:2], first, *steps[2:], second) == whole
+    file.write_text(file.read_text() + '{"kind": "st')  # as a kill may leave it
+    assert _log(file, *steps[2:], second) == whole
+    assert _log(file, second) == whole
+    assert _log(file, first, *steps[2:], second) == whole
+    assert _log(file, steps[3]) == whole[:-1]
+    assert _log(file, steps[0]) == whole[:1]
+
+
+def test_a_loss_too_small_for_four_decimals_is_shown_all_the_same() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    with TrainingDisplay(console, "t", 1) as display:
+        display.on_epoch(replace(EPOCH, losses={"task": 1.0, "pkt": 4.2e-6, "zero": 0.0}))
+    assert "pkt 4.20e-06, zero 0.0000" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -306,3 +306,17 @@ def test_settings_and_api_version_are_inherited() -> None:
     values: dict[str, Any] = {"temperature": 7}
     assert Child(**values).settings.temperature == 7.0
     assert Child.api_version == Strategy.api_version
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("recomended", "recommended"), ("Setings", "Settings")]
+)
+def test_a_name_that_is_nearly_one_of_kdcores_is_refused(name: str, meant: str) -> None:
+    with pytest.raises(StrategyError, match=rf"Child\.{name} would never .* mean '{meant}'"):
+        type("Child", (Method,), {name: None})
+
+
+def test_a_hook_that_is_nearly_one_is_refused_also_without_its_mark() -> None:
+    with pytest.raises(StrategyError, match=r"adapt_shape would .* mean 'adapt_shapes'"):
+        type("Child", (Method,), {"adapt_shape": lambda _: None})
+    type("Child", (Method,), {"shapes_of": lambda _: None})  # the control

@@ -84,6 +84,7 @@ def command(
         ) as rehearsal:
             for line in (*context.data.notes, *describe(rehearsal)):
                 console.print(line, markup=False, soft_wrap=True)
+            context.try_losses(rehearsal)
         teacher = run_teacher(context, config.seed) if config.strategies else None
         results = [] if teacher is None else [teacher.result]
         result = run_student(

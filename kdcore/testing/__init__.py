@@ -9,8 +9,7 @@ which pytest must be installed, makes a test of each.
 
 from typing import TYPE_CHECKING, Any
 
-from kdcore.strategy import Strategy
-from kdcore.testing.case import case_of
+from kdcore.testing.case import Tried, case_of
 from kdcore.testing.check import Check, CheckResult, run_all
 from kdcore.testing.models import SmallCNN, small_student, small_teacher
 from kdcore.testing.table import CHECKS
@@ -35,12 +34,13 @@ def checks() -> tuple[Check, ...]:
     return CHECKS
 
 
-def run_checks(strategy: type[Strategy] | str, /, **settings: object) -> list[CheckResult]:
+def run_checks(strategy: Tried, /, **settings: object) -> list[CheckResult]:
     """Run all checks on one strategy.
 
     Args:
-        strategy: a `kdcore.Strategy` subclass, or the name of an installed strategy.
-        settings: its settings.
+        strategy: a `kdcore.Strategy` subclass, an instance of one, whose settings are tried, or
+            the name of an installed strategy.
+        settings: its settings; those of an instance, changed.
 
     Returns:
         One result a check, in the order of `checks`.

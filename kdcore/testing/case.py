@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from kdcore.catalog import Catalog
 from kdcore.contract import AuxiliaryLoss, Features, Setup, State
@@ -21,6 +22,9 @@ from kdcore.testing.models import CLASSES, small_student, small_teacher
 SAMPLES = 24
 BATCH = 8
 LABEL = "tried"
+
+Tried = type[Strategy] | Strategy | str
+"""What names a strategy to the kit: its class, an instance, or the name of an installed one."""
 
 
 class Batch(NamedTuple):
@@ -39,7 +43,7 @@ class Case:
         strategy: the method.
         settings: its settings, as a user writes them.
         teacher: builds the teacher; its logits are of at least five classes.
-        student: builds the student, of as many classes.
+        student: builds the student, of as many classes; its dropout is switched off.
         input_shape: shape of one sample that both take, without the batch.
     """
 
@@ -55,6 +59,9 @@ class Case:
             student = self.student()
         with isolated(0, "teacher"):
             teacher = self.teacher()
+        for module in student.modules():
+            if isinstance(module, _DropoutNd):  # or no two passes could be compared
+                module.p = 0.0
         return student, teacher
 
     def entry(self, label: str, weight: float = 1.0) -> dict[str, Any]:
@@ -68,13 +75,16 @@ class Case:
         return Batch(images.to(dtype), indices % CLASSES, indices)
 
 
-def case_of(strategy: type[Strategy] | str, settings: Mapping[str, object], **models: Any) -> Case:
+def case_of(strategy: Tried, settings: Mapping[str, object], **models: Any) -> Case:
     """Return the case of a strategy, which is found by name where it is one.
 
     Raises:
         CatalogError: no strategy of that name is installed, or it cannot be imported.
         ConfigError: the settings are not the strategy's.
     """
+    if isinstance(strategy, Strategy):
+        settings = {**strategy.settings.model_dump(), **settings}
+        strategy = type(strategy)
     cls = load_strategy(strategy, Catalog())[0] if isinstance(strategy, str) else strategy
     cls(**settings)
     return Case(cls, settings, **models)

@@ -247,7 +247,7 @@ def test_an_interrupt_ends_with_exit_code_130(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("kdcore.comparison.compare", interrupt)
-    assert "interrupted" in error("compare", *SMALL, "--out", tmp_path / "out", code=130)
+    assert "stopped at once" in error("compare", *SMALL, "--out", tmp_path / "out", code=130)
 
 
 def test_a_bug_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,5 +264,5 @@ def test_a_budget_that_is_typed_is_the_teachers_too(tmp_path: Path) -> None:
     arguments += ["--strategies", "logits", "--epochs", "1", "--lr", "0.002", "--quiet"]
     assert run_command([*arguments, "--out", str(tmp_path / "out")]) == 0
     written = (tmp_path / "out" / "comparison.toml").read_text()
-    assert written.count("epochs = 1\n") == 2
+    assert written.count("\nepochs = 1\n") + written.count(", epochs = 1") >= 2
     assert written.count("lr = 0.002\n") == 2

@@ -269,3 +269,19 @@ def test_a_test_class_may_hold_tests_of_its_own() -> None:
         def _helps(self) -> None: ...
 
     assert issubclass(Tests, StrategyTests)
+
+
+def test_a_student_with_dropout_is_no_fault_of_the_strategy() -> None:
+    def student() -> nn.Module:
+        return nn.Sequential(SmallCNN((4, 5, 6)), nn.Dropout(0.5))
+
+    case = Case(Relational, student=student)
+    assert not [str(result) for result in run_all(checks(), case) if result.failed]
+
+
+def test_an_instance_is_tried_with_its_settings() -> None:
+    results = run_checks(Relational()), run_checks(Relational)
+    one, other = ([(each.name, each.outcome) for each in result] for result in results)
+    assert one == other
+    with pytest.raises(ConfigError, match="nothing"):
+        run_checks(Relational(), nothing=1)

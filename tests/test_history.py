@@ -1,0 +1,43 @@
+"""What the steps of an epoch add up to, and a history that is saved and read again."""
+
+import torch
+from torch import nn
+
+from kdcore.history import EpochRecord, EpochTotals, History
+from kdcore.readings import StepRecord
+
+
+def _record(epoch: int, validation: float | None) -> EpochRecord:
+    return EpochRecord(epoch, 1.0, {"task": 1.0}, 50.0, validation, 0.1, 8, 0.5)
+
+
+def test_losses_are_means_over_steps_and_samples_add_up() -> None:
+    totals = EpochTotals()
+    for step in range(3):
+        totals.add(StepRecord(0, step, 3, 4, {"total": float(step), "task": 2.0}))
+        totals.steps += 1
+    totals.lr = 0.25
+    record = totals.record(1, 10.0, None)
+    assert (record.loss, record.losses, record.samples) == (1.0, {"task": 2.0}, 12)
+    assert (record.epoch, record.accuracy, record.validation, record.lr) == (1, 10.0, None, 0.25)
+
+
+def test_the_best_weights_are_the_first_of_the_highest_validation() -> None:
+    history, student = History(), nn.Linear(1, 1)
+    for epoch, score in enumerate((40.0, 60.0, 60.0, 50.0), start=1):
+        nn.init.constant_(student.weight, float(epoch))
+        history.add(_record(epoch, score), student)
+    assert history.best_epoch == 2
+    assert history.best_weights is not None
+    assert float(history.best_weights["weight"]) == 2.0
+
+
+def test_a_history_comes_back_from_its_state() -> None:
+    history, student = History(), nn.Linear(1, 1)
+    history.add(_record(1, None), student)
+    assert History.of(history.state_dict()) == history
+    history.add(_record(2, 30.0), student)
+    again = History.of(history.state_dict())
+    assert again.epochs == history.epochs
+    assert again.best_weights is not None
+    assert torch.equal(again.best_weights["weight"], student.weight)
