@@ -40,7 +40,10 @@ def command(
     if file is None:
         if resume is None:
             raise ConfigError("give a FILE, or --resume FOLDER")
-        file = resume / "config.toml"
+        from kdcore.job import CONFIG, begun_in
+
+        begun_in(resume)
+        file = resume / CONFIG
     tree = configfile.read_file(file)
     how = options.engine(
         device, precision, compiled, augment_views, teacher_cache, teacher_cache_dtype, workers

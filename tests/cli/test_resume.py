@@ -1,0 +1,189 @@
+"""Commands that are stopped, and the same commands again."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdcore.cli.main import run_command
+from kdcore.saving import Saver
+
+RUN = """
+strategies = [{ name = "logits" }]
+[data]
+limit = 60
+[teacher]
+model = "lightnn"
+image_size = 8
+[student]
+image_size = 8
+[train]
+epochs = 2
+batch_size = 16
+"""
+COMPARE = (
+    *("--recipe", "tutorial", "--epochs", "2", "--limit", "60", "--batch-size", "16"),
+    *("--teacher-model", "lightnn", "--image-size", "8", "--device", "cpu", "--quiet"),
+)
+
+Stop = Callable[[int, signal.Signals], None]
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> Stop:
+    """Return a function that has a signal come at some optimizer step, counted over trainings."""
+    due = Saver.due
+
+    def at(count: int, number: signal.Signals) -> None:
+        seen = 0
+
+        def counting(self: Saver, step: int) -> bool:
+            nonlocal seen
+            seen += 1
+            if seen == count:
+                os.kill(os.getpid(), number)
+            return due(self, step)
+
+        monkeypatch.setattr(Saver, "due", counting)
+
+    return at
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "experiment.toml"
+    path.write_text(RUN)
+    return path
+
+
+def _numbers(path: Path) -> list[Any]:
+    return [
+        (run["name"], run["seed"], run["accuracy"], [each["losses"] for each in run["epochs"]])
+        for run in json.loads(path.read_text())["rows"]
+    ]
+
+
+def _command(*arguments: str | Path) -> int:
+    return run_command([str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize(
+    ("count", "number", "code"),
+    [(3, signal.SIGINT, 130), (8, signal.SIGTERM, 143), (11, signal.SIGUSR1, 143)],
+)
+def test_a_comparison_goes_on_where_it_was_stopped(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    stop: Stop,
+    count: int,
+    number: signal.Signals,
+    code: int,
+) -> None:
+    whole, again = tmp_path / "whole.json", tmp_path / "again.json"
+    assert _command("compare", *COMPARE, "--out", tmp_path / "whole", "--json", whole) == 0
+    stop(count, number)
+    arguments = ("compare", *COMPARE, "--out", tmp_path / "out", "--json", again)
+    capsys.readouterr()
+    assert _command(*arguments) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"stopped by {number.name}; saved after optimizer step ")
+    assert not again.exists()
+    assert _command(*arguments) == 0
+    assert _numbers(again) == _numbers(whole)
+    assert not list((tmp_path / "out").rglob("checkpoints"))  # a finished run needs none
+
+
+def test_a_run_is_continued_by_its_folder_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stop: Stop, file: Path
+) -> None:
+    whole, again = tmp_path / "whole.json", tmp_path / "again.json"
+    assert _command("run", file, "--out", tmp_path / "whole", "--json", whole) == 0
+    stop(10, signal.SIGTERM)
+    assert _command("run", file, "--out", tmp_path / "out") == 143
+    (folder,) = (tmp_path / "out").glob("logits-seed42-*")
+    capsys.readouterr()
+    assert _command("run", "--resume", folder, "--resume-exact", "--json", again) == 0
+    assert "continues after optimizer step 2, as saved in" in capsys.readouterr().out
+    assert _numbers(again)[-1] == _numbers(whole)[-1]
+    log = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log if '"step"' in line[:20]] == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("train.lr=0.5", "train.lr"),
+        ("data.limit=40", "data"),
+        ("seed=7", "seed was 42, is 7"),
+        ("student.image_size=16", "data"),
+    ],
+)
+def test_a_run_is_not_continued_with_something_else(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    stop: Stop,
+    file: Path,
+    change: str,
+    said: str,
+) -> None:
+    stop(10, signal.SIGTERM)
+    assert _command("run", file, "--out", tmp_path / "out") == 143
+    (folder,) = (tmp_path / "out").glob("logits-seed42-*")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert _command("run", "--resume", folder, "--set", change, "--quiet") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {folder} is of a training that began with something else: ")
+    assert said in line
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_other_threads_are_said_and_refused_where_that_is_asked(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    stop: Stop,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stop(10, signal.SIGTERM)
+    assert _command("run", file, "--out", tmp_path / "out") == 143
+    (folder,) = (tmp_path / "out").glob("logits-seed42-*")
+    monkeypatch.setattr("kdcore.fingerprint.torch.get_num_threads", lambda: 77)
+    capsys.readouterr()
+    assert _command("run", "--resume", folder, "--resume-exact") == 2
+    assert "is 77; without --resume-exact it is continued" in capsys.readouterr().err
+    assert _command("run", "--resume", folder) == 0
+    assert "the last bits may differ: threads was" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run",), "give a FILE, or --resume FOLDER"),
+        (("run", "x.toml", "--resume-exact"), "--resume-exact needs --resume FOLDER"),
+        (("run", "--resume", "nowhere"), "nowhere is no folder of a run"),
+    ],
+)
+def test_what_cannot_be_continued_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    assert _command(*arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_a_loss_that_is_no_number_leaves_what_was_saved_and_the_samples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: Path
+) -> None:
+    changes = ("--set", "train.lr=1e30", "--set", "teacher.train={lr=0.001}")
+    assert _command("run", file, "--out", tmp_path / "out", *changes) == 3
+    assert "step was not taken" in capsys.readouterr().err
+    (failure,) = (tmp_path / "out").rglob("failure.json")
+    found = json.loads(failure.read_text())
+    assert len(found["sample_indices"]) > 0
+    assert "loss" in found["error"]
+    assert not (failure.parent / "student.safetensors").exists()
