@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,17 +12,21 @@ from torch.utils.data import TensorDataset
 
 from kdcore.asking import Request
 from kdcore.cache import SignalCache
+from kdcore.catalog import own_version
 from kdcore.contract import Setup
 from kdcore.data.source import DatasetSource, Samples, Source
 from kdcore.devices import device_of, find_device
 from kdcore.distiller import Distiller
 from kdcore.errors import ConfigError, DataError
 from kdcore.execution import Execution
+from kdcore.fingerprint import digest_of, machine_facts, source_of
 from kdcore.history import History, Observer
 from kdcore.nested import to_device
 from kdcore.probe import evaluating
-from kdcore.sections import CacheConfig, TrainConfig
+from kdcore.saving import Saver
+from kdcore.sections import CacheConfig, CheckpointConfig, TrainConfig
 from kdcore.selection import Entry
+from kdcore.snapshot import split
 from kdcore.taps import logits_of, run_model
 from kdcore.tasks import UNLABELLED, Classification
 from kdcore.trainer import train
@@ -57,6 +62,7 @@ def distill(
     seed: int = 0,
     device: str = "auto",
     observers: Iterable[Observer] = (),
+    resume: Path | str | None = None,
     **training: Any,
 ) -> Result:
     """Train a classifier to do its task and to follow a teacher.
@@ -73,6 +79,9 @@ def distill(
         seed: of order, dropout and adapters; the student's initial weights are as handed over.
         device: ``"auto"`` for the accelerator where there is one; or its name.
         observers: told of each step and each epoch, see `kdcore.history.Observer`.
+        resume: folder in which the training is saved after each epoch (and every ten minutes), and
+            from which the same call continues it; models have to come with the weights that
+            they came with before.
         training: keys of ``[train]``: epochs, batch_size, optimizer, lr, schedule, ...
 
     Returns:
@@ -82,6 +91,7 @@ def distill(
         ConfigError: a key of the training or an entry of `strategies` is wrong.
         DataError: the data is empty, or its targets are no classes.
         NonFiniteLossError: a loss became infinite or not a number.
+        ResumeError: what was saved in the folder is of another training.
     """
     try:
         config = TrainConfig.model_validate(training)
@@ -121,6 +131,10 @@ def distill(
                 _check_targets(data, name, classes)
         request = Request(distiller.teachers, source, config.micro_batch, place)
         signals = SignalCache(CacheConfig(), lambda _: None).source(request)
+        saver = None
+        if resume is not None:
+            facts = _facts(distiller, source, config, seed, place)
+            saver = Saver(Path(resume), CheckpointConfig(), facts)
         history = train(
             distiller,
             source,
@@ -130,10 +144,37 @@ def distill(
             validation=validation,
             signals=signals,
             observers=tuple(observers),
+            saver=saver,
         )
     accuracy = history.epochs[-1].accuracy
     assert accuracy is not None
     return Result(student, accuracy, history)
+
+
+def _facts(
+    distiller: Distiller, source: Source, config: TrainConfig, seed: int, device: torch.device
+) -> dict[str, object]:
+    """Return what the result of a training depends on, as far as it can be known."""
+    data = {"targets": source.targets}
+    if source.views == 1:  # others may be another each time
+        data |= split(source.batch(torch.arange(1)).inputs)[1]
+    return {
+        "seed": seed,
+        "train": config.model_dump(mode="json"),
+        "task_weight": distiller.task_weight,
+        "strategies": [
+            [each.label, each.weight, each.teacher, repr(each.strategy), source_of(each.strategy)]
+            for each in distiller.members
+        ],
+        "student": digest_of(distiller.student.state_dict()),
+        "teachers": {
+            name: digest_of(teacher.model.state_dict())
+            for name, teacher in distiller.teachers.items()
+        },
+        "data": source.fingerprint or digest_of(data),
+        "kdcore": own_version(),
+        **machine_facts(device),
+    }
 
 
 def _check_targets(source: Source, name: str, classes: int) -> None:

@@ -1,11 +1,13 @@
 """Which device things are on, and which there are."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 
 import torch
 from torch import nn
 
-from kdcore.errors import UserError
+from kdcore.errors import RunError, UserError
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -34,3 +36,30 @@ def find_device(name: str) -> torch.device:
             + " (--device)"
         ) from None
     return device
+
+
+@contextmanager
+def explained_where_memory_ends(samples: int) -> Iterator[None]:
+    """Say in one line what to do where the block runs out of memory; nothing is tried again.
+
+    Args:
+        samples: that are computed at a time.
+
+    Raises:
+        RunError: memory ended.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_end_of_memory(error):
+            raise
+        raise RunError(
+            f"out of memory with {samples} samples at a time ({str(error).splitlines()[0][:200]}): "
+            "train.accumulate computes a batch in more parts, train.batch_size makes it smaller, "
+            "train.precision = 'bf16-mixed' takes less of it; nothing was changed"
+        ) from error
+
+
+def _is_end_of_memory(error: Exception) -> bool:
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "DefaultCPUAllocator: " in str(error)

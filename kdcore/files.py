@@ -106,6 +106,9 @@ def load_weights(model: nn.Module, path: Path, where: str) -> None:
 def read_weights(path: Path, where: str) -> dict[str, Tensor]:
     """Read a file of weights onto the CPU, without running anything that it holds.
 
+    A state dict may be wrapped (``{"state_dict": ..., "epoch": ...}``), and its names may have the
+    prefixes of DistributedDataParallel and torch.compile.
+
     Raises:
         ModelError: the file is missing or no file of weights.
     """
@@ -114,7 +117,7 @@ def read_weights(path: Path, where: str) -> dict[str, Tensor]:
         raise ModelError(f"{where}: {path} {found}; give a file of weights")
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return _without_prefixes(safetensors.torch.load_file(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError) as error:
         raise ModelError(
@@ -126,9 +129,36 @@ def read_weights(path: Path, where: str) -> dict[str, Tensor]:
             f"{where}: {path} is damaged, or no file of weights alone; if it is safetensors, "
             "name it so, otherwise save the model with torch.save(model.state_dict(), ...)"
         ) from None
-    if not isinstance(loaded, Mapping) or not all(isinstance(t, Tensor) for t in loaded.values()):
+    weights = _state_dict(loaded)
+    if weights is None:
         raise ModelError(f"{where}: {path} holds no state dict of tensors")
-    return {str(name): tensor for name, tensor in loaded.items()}
+    return _without_prefixes(weights)
+
+
+WRAPPING = ("state_dict", "model_state_dict", "model")
+"""Keys under which training scripts keep a model's weights beside other things."""
+
+PREFIXES = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before the name of every tensor."""
+
+
+def _state_dict(loaded: object) -> dict[str, Tensor] | None:
+    """Return the state dict that a loaded file is, or wraps; None where it is none."""
+    if not isinstance(loaded, Mapping) or not loaded:
+        return None
+    if all(isinstance(tensor, Tensor) for tensor in loaded.values()):
+        return {str(name): tensor for name, tensor in loaded.items()}
+    found = [_state_dict(loaded[key]) for key in WRAPPING if key in loaded]
+    return found[0] if len(found) == 1 else None
+
+
+def _without_prefixes(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in PREFIXES:
+        if weights and all(name.startswith(prefix) for name in weights):
+            return _without_prefixes(
+                {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+            )
+    return weights
 
 
 def _first_line(error: Exception) -> str:

@@ -112,6 +112,8 @@ class Part(nn.Module):
         for module, value, skip in zip(modules, values, done or [False] * len(values), strict=True):
             try:
                 adapted.append(value if skip else module(value))
+            except torch.OutOfMemoryError:
+                raise
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 raise StrategyError(
                     f"{self.member}: the adapter {type(module).__name__} of role {role!r} does "

@@ -16,6 +16,7 @@ from kdcore.averaging import WeightAverage
 from kdcore.data.feed import Feed, Plan
 from kdcore.data.order import Order
 from kdcore.data.source import Batch, Source
+from kdcore.devices import explained_where_memory_ends
 from kdcore.distiller import Distiller, Losses
 from kdcore.errors import NonFiniteLossError, StrategyError
 from kdcore.evaluation import evaluate
@@ -68,6 +69,7 @@ def train(
             were not taken. Running statistics (of batch normalisation) have seen its batch, and
             where losses are read now and then, strategies' memory may have.
         StrategyError: a strategy failed, or has a parameter that no loss depends on.
+        RunError: memory ended, or a checkpoint cannot be written.
         ResumeError: what was saved is of another training.
         Interrupted: a signal asked to stop; the training is saved.
     """
@@ -80,7 +82,10 @@ def train(
     modes = [(module, module.training) for module in distiller.student.modules()]
     distiller.train()
     try:
-        with saver.working() if saver else nullcontext():
+        with (
+            saver.working() if saver else nullcontext(),
+            explained_where_memory_ends(config.micro_batch),
+        ):
             training.run(test, validation)
     finally:
         training.release()

@@ -1,3 +1,6 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -5,7 +8,8 @@ from torch.utils.data import TensorDataset
 
 import kdcore
 from kdcore.data.source import DatasetSource
-from kdcore.errors import ConfigError, DataError
+from kdcore.errors import ConfigError, DataError, ResumeError
+from kdcore.history import EpochRecord
 
 
 def _data(samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,3 +126,48 @@ def test_what_the_data_set_returns_counts_and_not_its_raw_targets() -> None:
 
     source = DatasetSource(Shifted(), "train_data")
     assert source.targets.tolist() == [2] * 4
+
+
+class _Stops:
+    """Ends a training after an epoch, as a crash would."""
+
+    def on_step(self, record: object) -> None: ...
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        if record.epoch == 3:
+            raise RuntimeError("a crash")
+
+
+def _seeded(**given: Any) -> kdcore.Result:
+    torch.manual_seed(5)
+    teacher, student = _net(12), _net(6)
+    given = {"strategies": ["logits"], "epochs": 4, "batch_size": 8, **given}
+    return kdcore.distill(teacher, student, _data(30, 0), _data(10, 1), **given)
+
+
+def test_a_training_that_crashed_is_continued_by_the_same_call(tmp_path: Path) -> None:
+    whole = _seeded()
+    with pytest.raises(RuntimeError, match="a crash"):
+        _seeded(resume=tmp_path, observers=[_Stops()])
+    again = _seeded(resume=tmp_path)
+    losses = [[(each.loss, each.accuracy) for each in r.history.epochs] for r in (whole, again)]
+    assert losses[0] == losses[1]
+    for one, other in zip(whole.student.parameters(), again.student.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert _seeded(resume=tmp_path).accuracy == whole.accuracy  # finished: only read
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"lr": 0.5}, "train.lr"),
+        ({"seed": 9}, "seed was 0, is 9"),
+        ({"strategies": [{"name": "logits", "temperature": 3.0}]}, "strategies"),
+    ],
+)
+def test_another_training_is_not_continued(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    _seeded(resume=tmp_path)
+    with pytest.raises(ResumeError, match=f"began with something else: {said}"):
+        _seeded(resume=tmp_path, **change)

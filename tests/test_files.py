@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,44 @@ class TestWeights:
     def test_a_whole_model_is_refused_with_what_to_save_instead(self, tmp_path: Path) -> None:
         torch.save(_model(), tmp_path / "student.pt")
         with pytest.raises(ModelError, match=r"torch\.save\(model\.state_dict\(\), \.\.\.\)"):
+            read_weights(tmp_path / "student.pt", "student")
+
+    @pytest.mark.parametrize(
+        "wrap",
+        [
+            lambda weights: {"state_dict": weights, "epoch": 3, "lr": [0.1]},
+            lambda weights: {"model": weights},
+            lambda weights: {"model": {"model_state_dict": weights}, "optimizer": {}},
+            lambda weights: {f"module.{name}": each for name, each in weights.items()},
+            lambda weights: {f"module._orig_mod.{name}": each for name, each in weights.items()},
+            lambda weights: {
+                "state_dict": {f"_orig_mod.module.{name}": each for name, each in weights.items()},
+                "args": {"seed": 1},
+            },
+        ],
+    )
+    def test_what_scripts_and_wrappers_put_around_them_is_understood(
+        self, tmp_path: Path, weights: dict[str, Tensor], wrap: Callable[[Any], Any]
+    ) -> None:
+        torch.save(wrap(weights), tmp_path / "student.pt")
+        read = read_weights(tmp_path / "student.pt", "student")
+        assert read.keys() == weights.keys()
+        load_weights(_model(), tmp_path / "student.pt", "student")
+
+    def test_prefixes_are_taken_off_safetensors_too_and_only_where_all_have_them(
+        self, tmp_path: Path, weights: dict[str, Tensor]
+    ) -> None:
+        path = tmp_path / "student.safetensors"
+        save_weights(path, {f"module.{name}": each for name, each in weights.items()})
+        assert read_weights(path, "student").keys() == weights.keys()
+        save_weights(path, {"module.a": torch.ones(1), "b": torch.ones(1)})
+        assert read_weights(path, "student").keys() == {"module.a", "b"}
+
+    def test_two_models_in_one_file_are_not_guessed_between(
+        self, tmp_path: Path, weights: dict[str, Tensor]
+    ) -> None:
+        torch.save({"model": weights, "state_dict": weights}, tmp_path / "student.pt")
+        with pytest.raises(ModelError, match="holds no state dict of tensors"):
             read_weights(tmp_path / "student.pt", "student")
 
     @pytest.mark.parametrize("value", [torch.ones(2), [torch.ones(2)], {"epoch": 3}])
