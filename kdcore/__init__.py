@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from kdcore.strategy import StrategySettings as StrategySettings
     from kdcore.strategy import Tap as Tap
     from kdcore.strategy import auto as auto
+    from kdcore.weights import Moving as Moving
 
 _HOMES = {
     "adapters": (
@@ -54,6 +55,7 @@ _HOMES = {
     "hookspecs": ("hookimpl",),
     "losses": ("require_same_classes", "require_same_shape", "squared_error"),
     "strategy": ("Recommended", "Strategy", "StrategySettings", "Tap", "auto"),
+    "weights": ("Moving",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

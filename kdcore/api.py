@@ -31,6 +31,7 @@ from kdcore.taps import logits_of, run_model
 from kdcore.tasks import UNLABELLED, Classification
 from kdcore.trainer import train
 from kdcore.validation import describe_validation
+from kdcore.weights import Moving
 
 Data = Samples | tuple[Tensor, Tensor] | Source
 
@@ -58,7 +59,7 @@ def distill(
     strategies: Iterable[Entry] = (),
     *,
     validation_data: Data | None = None,
-    task_weight: float | None = None,
+    task_weight: float | Moving | None = None,
     seed: int = 0,
     device: str = "auto",
     observers: Iterable[Observer] = (),
@@ -161,9 +162,9 @@ def _facts(
     return {
         "seed": seed,
         "train": config.model_dump(mode="json"),
-        "task_weight": distiller.task_weight,
+        "task_weight": repr(distiller.task_weight),
         "strategies": [
-            [each.label, each.weight, each.teacher, repr(each.strategy), source_of(each.strategy)]
+            [each.label, each.teacher, repr((each.weight, each.strategy)), source_of(each.strategy)]
             for each in distiller.members
         ],
         "student": digest_of(distiller.student.state_dict()),

@@ -18,6 +18,7 @@ from kdcore.fingerprint import digest_of
 from kdcore.job import STUDENT, RunResult
 from kdcore.run import run_student, run_teacher
 from kdcore.statistics import Summary, summarise
+from kdcore.weights import Moving, weight_text
 
 COMPARISON = "comparison.toml"
 SHOWN_CLASSES = 12
@@ -99,7 +100,7 @@ def about(context: RunContext) -> list[str]:
     ]
 
 
-def _task_weight(config: ComparisonConfig, candidate: CandidateConfig) -> float | None:
+def _task_weight(config: ComparisonConfig, candidate: CandidateConfig) -> float | Moving | None:
     return config.task_weight if candidate.task_weight is None else candidate.task_weight
 
 
@@ -131,9 +132,9 @@ def _rehearse(context: RunContext, config: ComparisonConfig) -> None:
 
 def describe(distiller: Distiller) -> list[str]:
     """Say what a run consists of: weights, and what each strategy compares."""
-    lines = [f"task weight {distiller.task_weight:g}"]
+    lines = [f"task weight {weight_text(distiller.task_weight)}"]
     for member, student, teacher in distiller.tapped():
-        lines.append(f"{member.label}: weight {member.weight:g}, {member.strategy!r}")
+        lines.append(f"{member.label}: weight {weight_text(member.weight)}, {member.strategy!r}")
         lines += [f"  student {line}" for line in student]
         lines += [f"  {member.teacher} {line}" for line in teacher]
     return lines

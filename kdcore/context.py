@@ -31,6 +31,7 @@ from kdcore.saving import Saver
 from kdcore.sections import TrainConfig
 from kdcore.selection import select
 from kdcore.tasks import Classification, Task
+from kdcore.weights import Moving
 
 TRIED_SAMPLES = 8
 """Samples that losses are computed of before any training."""
@@ -143,7 +144,7 @@ class RunContext:
         student: nn.Module,
         teacher: nn.Module | None,
         strategies: Sequence[StrategyConfig],
-        task_weight: float | None,
+        task_weight: float | Moving | None,
     ) -> Distiller:
         """Set up one run of the student."""
         sample = self.data.student.batch(torch.arange(min(2, len(self.data.student))))

@@ -27,6 +27,7 @@ from kdcore.signals import Signals
 from kdcore.taps import Observation, logits_of
 from kdcore.tasks import Classification, Counts, Mixed, Task, no_targets
 from kdcore.teacher import FrozenTeacher
+from kdcore.weights import Moving, weight_at
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,11 @@ class Losses:
     """All losses of one forward pass, each a tensor without dimensions.
 
     Attributes:
-        total: ``task_weight * task`` plus the weighted sum of `auxiliary`; call ``backward`` on it.
+        total: the task's weight times `task` plus the weighted sum of `auxiliary`; call
+            ``backward`` on it.
         task: the task's loss, unweighted.
         auxiliary: by label, unweighted; ``label.part`` where a strategy returns several.
-        weights: by label, what each of `auxiliary` is weighted with.
+        weights: by label, what each of `auxiliary` is weighted with in this epoch.
         logits: the student's, ``[batch, classes]``, without gradient.
     """
 
@@ -59,8 +61,8 @@ class Distiller(nn.Module):
         student: the model to train.
         strategies: names, mappings with ``name``, optionally ``weight``, ``label``, ``teacher``
             and the method's settings, or `Strategy` instances.
-        task_weight: weight of the task's loss; if not given, what the strategies' papers use
-            where they agree, otherwise 1.
+        task_weight: weight of the task's loss, a number or a `Moving` one; if not given, what the
+            strategies' papers use where they agree, otherwise 1.
         sample_input: some input of the student, whose first two samples show the shapes.
         teacher_sample_input: the same samples as the teacher is given them, where that differs.
         setup: sample count, class count or targets, for methods that ask for them.
@@ -72,7 +74,7 @@ class Distiller(nn.Module):
         execution: number format of both models' layers, and whether they are compiled.
 
     Attributes:
-        epoch: what strategies are told, from 0; set it where they depend on it.
+        epoch: what strategies are told, from 0; set it where they, or weights, depend on it.
         step: optimizer steps taken; `advance` counts them.
 
     Raises:
@@ -88,7 +90,7 @@ class Distiller(nn.Module):
         student: nn.Module,
         strategies: Iterable[Entry] = (),
         *,
-        task_weight: float | None = None,
+        task_weight: float | Moving | None = None,
         sample_input: Any = None,
         teacher_sample_input: Any = None,
         setup: Setup | None = None,
@@ -105,7 +107,7 @@ class Distiller(nn.Module):
         for name in teachers:
             if not _is_used(name, members):
                 raise ConfigError(f"no strategy learns from {name!r}: name one, or leave it out")
-        if task_weight is not None and not 0 <= task_weight < float("inf"):
+        if isinstance(task_weight, float | int) and not 0 <= task_weight < float("inf"):
             raise ConfigError(f"task_weight must be a number from 0, got {task_weight}")
         self.task = task or Classification()
         self.task_weight = agreed_task_weight(members) if task_weight is None else task_weight
@@ -212,7 +214,7 @@ class Distiller(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             logits = in_precision(logits, self._assembly.precision)
             task = self.task.mixed_loss(logits, targets, mixed).sum() / counts.labelled.clamp(min=1)
-            total = self.task_weight * task
+            total = weight_at(self.task_weight, self.epoch) * task
             auxiliary: dict[str, Tensor] = {}
             weights: dict[str, float] = {}
             seen = replace(observation, output=self.task.rows(logits, targets))
@@ -220,7 +222,7 @@ class Distiller(nn.Module):
                 loss = self._auxiliary(part, seen, signals, targets, indices)
                 for label, value in labelled(part.member, loss):
                     auxiliary[label] = mean(part.member, label, value, here, counts)
-                    weights[label] = part.member.weight
+                    weights[label] = weight_at(part.member.weight, self.epoch)
                     total = total + weights[label] * auxiliary[label]
         return Losses(total, task, auxiliary, weights, logits.detach())
 

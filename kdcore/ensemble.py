@@ -18,6 +18,7 @@ from kdcore.contract import Adapters, AuxiliaryLoss, Features, Setup, Shapes, St
 from kdcore.errors import KdcoreError, StrategyError, UserError, unknown
 from kdcore.hookspecs import HOOKS, PROJECT, Hooks
 from kdcore.strategy import Strategy
+from kdcore.weights import Moving
 
 R = TypeVar("R")
 
@@ -37,7 +38,7 @@ class Member:
 
     label: str
     strategy: Strategy
-    weight: float
+    weight: float | Moving
     teacher: str
     origin: Origin = UNPACKAGED
     name: str = ""

@@ -14,12 +14,12 @@ from kdcore.sections import (
     CheckpointConfig,
     DataConfig,
     ModelConfig,
-    NotNegative,
     Section,
     Seed,
     TrainConfig,
 )
 from kdcore.validation import describe_validation
+from kdcore.weights import Weight
 
 LABEL = r"[A-Za-z0-9_][A-Za-z0-9_+@-]*"
 
@@ -48,8 +48,10 @@ class StrategyConfig(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     name: str = Field(min_length=1, description="name of an installed strategy")
-    weight: NotNegative | None = Field(
-        None, description="weight of its auxiliary loss; the method's own where not given"
+    weight: Weight | None = Field(
+        None,
+        description="weight of its auxiliary loss, a number or a table that moves it; the method's "
+        "own where not given",
     )
     label: str | None = Field(
         None, pattern=rf"^{LABEL}$", description="name of this entry in logs; its name if not given"
@@ -74,7 +76,7 @@ class CandidateConfig(Section):
     """One list of strategies in a comparison."""
 
     label: str = Field(pattern=rf"^{LABEL}$", description="the name of its row")
-    task_weight: NotNegative | None = Field(
+    task_weight: Weight | None = Field(
         None, description="weight of the task's loss; the experiment's where not given"
     )
     strategies: tuple[StrategyConfig, ...] = Field(
@@ -85,8 +87,10 @@ class CandidateConfig(Section):
 class Experiment(Section):
     """What a run and a comparison share."""
 
-    task_weight: NotNegative | None = Field(
-        None, description="weight of the task's loss; the strategies' own where not given"
+    task_weight: Weight | None = Field(
+        None,
+        description="weight of the task's loss, a number or a table that moves it; the strategies' "
+        "own where not given",
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
     wrappers: tuple[str, ...] = Field((), description="hook wrappers to use, by name")

@@ -38,6 +38,7 @@ from kdcore.resolved import resolve
 from kdcore.saving import Saver
 from kdcore.sections import TrainConfig
 from kdcore.trainer import train
+from kdcore.weights import Moving
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def run_student(
     seed: int,
     name: str,
     strategies: Sequence[StrategyConfig],
-    task_weight: float | None,
+    task_weight: float | Moving | None,
     teacher: Teacher | None,
 ) -> RunResult:
     """Train one student from the initial weights of its seed, or take what was trained before.

@@ -16,6 +16,7 @@ from kdcore.errors import CatalogError, ConfigError, unknown
 from kdcore.experiment import StrategyConfig
 from kdcore.strategy import API_VERSION, RESERVED, Strategy
 from kdcore.validation import describe_validation
+from kdcore.weights import scaled
 
 ALL_TEACHERS = "all"
 
@@ -101,7 +102,7 @@ def _members(
     if not teachers:
         raise ConfigError(f"strategy {label!r} needs a teacher, and there is none")
     if config.teacher == ALL_TEACHERS:
-        share = weight / len(teachers)
+        share = scaled(weight, 1 / len(teachers))
         return [
             Member(
                 f"{label}@{teacher}", strategy.with_settings(), share, teacher, origin, config.name

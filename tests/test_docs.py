@@ -11,6 +11,7 @@ import pytest
 import kdcore
 from kdcore.configfile import as_run
 from kdcore.hookspecs import HOOKS, Hooks
+from kdcore.weights import Moving
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/README.md")])
@@ -60,8 +61,9 @@ def test_the_configuration_page_has_the_tables_of_the_models() -> None:
 
 
 def test_the_experiment_file_that_is_shown_is_valid() -> None:
-    (block,) = _blocks(ROOT / "docs" / "configuration.md", "toml")
+    block, weights = _blocks(ROOT / "docs" / "configuration.md", "toml")
     assert as_run(tomllib.loads(block), "shown").strategies[0].settings == {"temperature": 2.0}
+    assert isinstance(as_run(tomllib.loads(weights), "weights").task_weight, Moving)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

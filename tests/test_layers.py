@@ -44,6 +44,7 @@ LAYERS = (
     ("kdcore.adapters", "kdcore.losses", "kdcore.tasks"),
     # configuration, and what is installed
     ("kdcore.sections",),
+    ("kdcore.weights",),
     ("kdcore.experiment",),
     ("kdcore.configfile",),
     ("kdcore.catalog",),
@@ -136,6 +137,7 @@ UPWARDS = {
 SHARED_WORDS = {
     ("kdcore.sections", "cosine"): "a schedule of the learning rate",
     ("kdcore.optimizers", "cosine"): "a schedule of the learning rate",
+    ("kdcore.weights", "cosine"): "how a weight moves",
     ("kdcore.taps", "logits"): "where a model's output keeps its logits",
     ("kdcore.signals", "logits"): "what a teacher's logits are called among its signals",
 }

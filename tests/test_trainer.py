@@ -20,6 +20,7 @@ from kdcore.history import EpochRecord
 from kdcore.readings import StepRecord
 from kdcore.sections import CacheConfig, TrainConfig
 from kdcore.trainer import train
+from kdcore.weights import weight_at
 
 
 class _Hint(Strategy):
@@ -126,7 +127,9 @@ def test_every_step_reports_the_weighted_sum_of_its_parts() -> None:
     distiller = _distiller([_Hint()], source)
     train(distiller, source, _config(), 1, observers=[watcher])
     for record in watcher.steps:
-        expected = distiller.task_weight * record.losses["task"] + record.losses["_hint"]
+        expected = (
+            weight_at(distiller.task_weight, 0) * record.losses["task"] + record.losses["_hint"]
+        )
         assert record.losses["total"] == pytest.approx(expected, rel=1e-6)
     assert [record.step for record in watcher.steps] == list(range(9))
     assert watcher.steps[0].steps == 9
