@@ -13,6 +13,7 @@ from kdcore.experiment import (
     ComparisonConfig,
     Experiment,
     RunConfig,
+    StageConfig,
     TeacherConfig,
 )
 from kdcore.sections import (
@@ -44,6 +45,7 @@ def tables() -> str:
         ("`[cache]`", CacheConfig, set()),
         ("`[checkpoint]`", CheckpointConfig, set()),
         ("`[[candidates]]`", CandidateConfig, set()),
+        ("`[[stages]]` and `[[candidates.stages]]`", StageConfig, set()),
         ("A weight as a table", Moving, set()),
     ]
     return "\n".join(f"## {title}\n\n{_table(model, skip)}" for title, model, skip in sections)

@@ -12,13 +12,13 @@ from kdcore.catalog import own_version
 from kdcore.configfile import as_toml
 from kdcore.context import RunContext
 from kdcore.distiller import Distiller
-from kdcore.experiment import CandidateConfig, ComparisonConfig
+from kdcore.experiment import CandidateConfig, ComparisonConfig, StageConfig
 from kdcore.files import write_bytes
 from kdcore.fingerprint import digest_of
 from kdcore.job import STUDENT, RunResult
 from kdcore.run import run_student, run_teacher
 from kdcore.statistics import Summary, summarise
-from kdcore.weights import Moving, weight_text
+from kdcore.weights import weight_text
 
 COMPARISON = "comparison.toml"
 SHOWN_CLASSES = 12
@@ -64,12 +64,11 @@ def compare(context: RunContext, config: ComparisonConfig) -> list[RunResult]:
     for seed in config.seeds:
         teacher = run_teacher(context, seed)
         results.append(teacher.result)
-        results.append(run_student(context, seed, STUDENT, (), 1.0, None))
+        alone = (StageConfig(task_weight=1.0),)
+        results.append(run_student(context, seed, STUDENT, alone, None))
         for candidate in config.candidates:
-            weight = _task_weight(config, candidate)
-            results.append(
-                run_student(context, seed, candidate.label, candidate.strategies, weight, teacher)
-            )
+            plan = _plan(config, candidate)
+            results.append(run_student(context, seed, candidate.label, plan, teacher))
     return results
 
 
@@ -100,8 +99,14 @@ def about(context: RunContext) -> list[str]:
     ]
 
 
-def _task_weight(config: ComparisonConfig, candidate: CandidateConfig) -> float | Moving | None:
-    return config.task_weight if candidate.task_weight is None else candidate.task_weight
+def _plan(config: ComparisonConfig, candidate: CandidateConfig) -> list[StageConfig]:
+    """Return a candidate's stages, the experiment's task weight where they have none."""
+    return [
+        stage
+        if stage.task_weight is not None
+        else stage.model_copy(update={"task_weight": config.task_weight})
+        for stage in candidate.plan
+    ]
 
 
 def _rehearse(context: RunContext, config: ComparisonConfig) -> None:
@@ -113,21 +118,35 @@ def _rehearse(context: RunContext, config: ComparisonConfig) -> None:
         show(line, highlight=False, soft_wrap=True, markup=False)
     show(f"teacher {config.teacher.model}: {_parameters(teacher):,} parameters", highlight=False)
     show(f"student {config.student.model}: {_parameters(student):,} parameters", highlight=False)
-    start = digest_of(student.state_dict())
     norm = first_layer_norm(student)
     show(f"  norm of its first layer, to tell starts apart: {norm}", highlight=False)
     for candidate in config.candidates:
-        fresh = context.new_student(seed)
-        weight = _task_weight(config, candidate)
-        with context.distiller(seed, fresh, teacher, candidate.strategies, weight) as distiller:
-            lines = describe(distiller)
-            context.cache.expect(distiller.teachers)
-            assert digest_of(fresh.state_dict()) == start  # a set-up changes no weight
-            context.try_losses(distiller)
         show(f"candidate [bold]{escape(candidate.label)}[/]", highlight=False)
-        for line in lines:
+        for line in rehearse(context, seed, teacher, _plan(config, candidate)):
             show(f"  {line}", highlight=False, soft_wrap=True, markup=False)
     show(f"all {len(config.candidates) + 1} students of a seed start from equal weights")
+
+
+def rehearse(
+    context: RunContext, seed: int, teacher: nn.Module | None, plan: Sequence[StageConfig]
+) -> list[str]:
+    """Set up every stage of a student without training it; say what each consists of."""
+    lines, budget = [], context.experiment.train.epochs
+    for number, stage in enumerate(plan):
+        student = context.new_student(seed)
+        start = digest_of(student.state_dict())
+        with context.distiller(seed, student, teacher, stage) as distiller:
+            if len(plan) > 1:
+                epochs = context.experiment.stage_train(stage).epochs
+                lines.append(f"stage {number + 1} of {len(plan)}: {epochs} epochs")
+            lines += describe(distiller)
+            context.cache.expect(distiller.teachers)
+            assert digest_of(student.state_dict()) == start  # a set-up changes no weight
+            context.try_losses(distiller)
+    epochs = sum(context.experiment.stage_train(stage).epochs for stage in plan)
+    if epochs != budget:
+        lines.append(f"{epochs} epochs in all, where the student alone has {budget}")
+    return lines
 
 
 def describe(distiller: Distiller) -> list[str]:

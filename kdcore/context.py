@@ -3,7 +3,7 @@
 The runs themselves are in `run`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from kdcore.devices import find_device
 from kdcore.distiller import Distiller
 from kdcore.errors import ModelError
 from kdcore.execution import Execution, in_best_layout
-from kdcore.experiment import Experiment, StrategyConfig
+from kdcore.experiment import Experiment, StageConfig
 from kdcore.files import make_folder
 from kdcore.fingerprint import digest_of, machine_facts, source_of
 from kdcore.interruption import Interruption
@@ -31,7 +31,6 @@ from kdcore.saving import Saver
 from kdcore.sections import TrainConfig
 from kdcore.selection import select
 from kdcore.tasks import Classification, Task
-from kdcore.weights import Moving
 
 TRIED_SAMPLES = 8
 """Samples that losses are computed of before any training."""
@@ -143,25 +142,26 @@ class RunContext:
         seed: int,
         student: nn.Module,
         teacher: nn.Module | None,
-        strategies: Sequence[StrategyConfig],
-        task_weight: float | Moving | None,
+        stage: StageConfig,
     ) -> Distiller:
-        """Set up one run of the student."""
+        """Set up one stage of the student."""
+        train = self.experiment.stage_train(stage)
         sample = self.data.student.batch(torch.arange(min(2, len(self.data.student))))
         return Distiller(
-            teacher,
+            teacher if stage.strategies else None,
             student,
-            strategies,
-            task_weight=task_weight,
+            stage.strategies,
+            task_weight=stage.task_weight,
             sample_input=sample.inputs,
             teacher_sample_input=sample.teacher_inputs,
             setup=Setup(class_count=self.classes, targets=self.data.student.targets),
-            task=self.task(self.experiment.train),
+            task=self.task(train),
             seed=seed,
             device=self.device,
             catalog=self.catalog,
             wrappers=self.wrappers,
-            execution=self.execution(self.experiment.train),
+            execution=self.execution(train),
+            trainable=stage.trainable,
         )
 
     def try_losses(self, distiller: Distiller) -> None:
@@ -204,10 +204,10 @@ class RunContext:
             return job
         return job.continuing(self.resume.folder, self.note, exact=self.resume.exact)
 
-    def saver(self, job: Job) -> Saver:
-        """Return what saves the training of a job."""
+    def saver(self, job: Job, stage: int = 0) -> Saver:
+        """Return what saves a stage, from 0, of a job's training."""
         return Saver(
-            job.folder / CHECKPOINTS,
+            job.folder / CHECKPOINTS / f"stage{stage + 1}",
             self.experiment.checkpoint,
             job.facts,
             interruption=self.interruption,

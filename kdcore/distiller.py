@@ -18,7 +18,7 @@ from kdcore.catalog import Catalog
 from kdcore.contract import AuxiliaryLoss, Setup
 from kdcore.devices import device_of
 from kdcore.ensemble import Ensemble, Member
-from kdcore.errors import ConfigError, ModelError, UserError
+from kdcore.errors import ConfigError, ModelError, StrategyError, UserError, unknown
 from kdcore.execution import PLAIN, Execution
 from kdcore.nested import in_precision
 from kdcore.part import Part
@@ -72,6 +72,8 @@ class Distiller(nn.Module):
         catalog: where strategies' names are looked up; what is installed if not given.
         wrappers: hook wrappers by name, see docs/hooks.md.
         execution: number format of both models' layers, and whether they are compiled.
+        trainable: names of the student's modules that are trained; all of it if none is given. The
+            others keep their weights and running statistics until the distiller is closed.
 
     Attributes:
         epoch: what strategies are told, from 0; set it where they, or weights, depend on it.
@@ -100,6 +102,7 @@ class Distiller(nn.Module):
         catalog: Catalog | None = None,
         wrappers: Mapping[str, object] | None = None,
         execution: Execution = PLAIN,
+        trainable: Collection[str] = (),
     ) -> None:
         super().__init__()
         teachers = _named(teacher)
@@ -130,6 +133,7 @@ class Distiller(nn.Module):
         )
         self.execution = execution
         self.student = student
+        self._frozen = _freeze(student, trainable, self._assembly)
         self.strategies = nn.ModuleDict({part.member.label: part for part in self._parts})
         self._release = weakref.finalize(self, _release, self._assembly)
 
@@ -263,6 +267,45 @@ class Distiller(nn.Module):
                 generator=part.generator,
             )
 
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of everything that is trained."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def carried(self) -> dict[str, Mapping[str, Any]]:
+        """Return, by label, what a later stage of the same student takes over of strategies."""
+        return {
+            part.member.label: {
+                "method": type(part.member.strategy),
+                "trained": {name: each.clone() for name, each in part.state_dict().items()},
+                "state": {name: each.clone() for name, each in part.state.items()},
+                "generator": part.generator.get_state(),
+            }
+            for part in self._parts
+        }
+
+    def take_over(self, carried: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over adapters, memory and random streams of strategies of the same label.
+
+        Raises:
+            StrategyError: one of another method, or for other shapes, had the label.
+        """
+        for part in self._parts:
+            if (before := carried.get(part.member.label)) is None:
+                continue
+            shapes = {name: each.shape for name, each in part.state_dict().items()}
+            same = {name: each.shape for name, each in before["trained"].items()} == shapes
+            if before["method"] is not type(part.member.strategy) or not same:
+                raise StrategyError(
+                    f"{part.member}: an earlier stage had another method, or other adapters, by "
+                    "this label, which cannot be carried over; give it another label"
+                )
+            part.load_state_dict(before["trained"])
+            part.state.load(before["state"])
+            part.generator.set_state(before["generator"])
+
     def advance(self) -> None:
         """Say that the optimizer has stepped: memory that strategies handed back takes effect.
 
@@ -316,7 +359,33 @@ class Distiller(nn.Module):
             part.generator.set_state(state["generators"][part.member.label])
 
 
+def _freeze(
+    student: nn.Module, trainable: Collection[str], assembly: Assembly
+) -> tuple[nn.Module, ...]:
+    """Take gradients from all of a student but some modules; return those without any."""
+    if not trainable:
+        return ()
+    names = dict(student.named_modules())
+    for name in trainable:
+        if not name or name not in names:
+            raise ModelError(f"trainable: {unknown('module', name, filter(None, names))}")
+    learning = {id(p) for name in trainable for p in names[name].parameters()}
+    frozen = [p for p in student.parameters() if p.requires_grad and id(p) not in learning]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    assembly.frozen.extend(frozen)
+    kept = {id(module) for name in trainable for module in names[name].modules()}
+    return tuple(
+        module
+        for module in student.modules()
+        if not kept & {id(inner) for inner in module.modules()} and list(module.parameters())
+    )
+
+
 def _release(assembly: Assembly) -> None:
+    for parameter in assembly.frozen:
+        parameter.requires_grad_(True)
+    assembly.frozen.clear()
     assembly.student.remove()
     # In reverse: one module may be two teachers, and the first of them saw the mode it was in.
     for teacher in reversed(tuple(assembly.teachers.values())):

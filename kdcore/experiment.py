@@ -72,16 +72,57 @@ class StrategyConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
+class StageConfig(Section):
+    """One part of a student's training, with losses and a budget of its own."""
+
+    strategies: tuple[StrategyConfig, ...] = Field(
+        (), description="what the student learns by in it; none for its task alone"
+    )
+    task_weight: Weight | None = Field(
+        None, description="weight of the task's loss; the strategies' own where not given"
+    )
+    trainable: tuple[str, ...] = Field(
+        (), description="names of the student's modules that are trained in it; all if none"
+    )
+    train: dict[str, Any] = Field(
+        default_factory=dict, description="keys of [train] that differ in it"
+    )
+
+
 class CandidateConfig(Section):
-    """One list of strategies in a comparison."""
+    """One list of strategies in a comparison, or several stages."""
 
     label: str = Field(pattern=rf"^{LABEL}$", description="the name of its row")
     task_weight: Weight | None = Field(
         None, description="weight of the task's loss; the experiment's where not given"
     )
-    strategies: tuple[StrategyConfig, ...] = Field(
-        min_length=1, description="what its student learns by"
+    strategies: tuple[StrategyConfig, ...] = Field((), description="what its student learns by")
+    stages: tuple[StageConfig, ...] = Field(
+        (), description="instead: what it learns by, one after the other"
     )
+
+    @model_validator(mode="after")
+    def _learns_by_something(self) -> Self:
+        if not any(stage.strategies for stage in self.plan):
+            raise ValueError(f"candidate {self.label!r} has no strategies, in no stage")
+        _refuse_both(self.stages, self.strategies, self.task_weight)
+        return self
+
+    @property
+    def plan(self) -> tuple[StageConfig, ...]:
+        """Its stages: those that were given, or the one that it is."""
+        return self.stages or (
+            StageConfig(strategies=self.strategies, task_weight=self.task_weight),
+        )
+
+
+def _refuse_both(
+    stages: tuple[StageConfig, ...],
+    strategies: tuple[StrategyConfig, ...],
+    task_weight: Weight | None,
+) -> None:
+    if stages and (strategies or task_weight is not None):
+        raise ValueError("each stage has its own strategies and task_weight: give them there")
 
 
 class Experiment(Section):
@@ -107,17 +148,31 @@ class Experiment(Section):
         """The training of the teacher: ``[train]`` with what ``[teacher.train]`` changes."""
         return TrainConfig.model_validate({**self.train.model_dump(), **self.teacher.train})
 
+    def stage_train(self, stage: StageConfig) -> TrainConfig:
+        """Return the training of a stage: ``[train]`` with what the stage changes."""
+        return TrainConfig.model_validate({**self.train.model_dump(), **stage.train})
+
+    @property
+    def plans(self) -> tuple[tuple[StageConfig, ...], ...]:
+        """The stages of every student of it."""
+        return ()
+
     @property
     def strategy_lists(self) -> tuple[tuple[StrategyConfig, ...], ...]:
         """Every list of strategies that a student of it learns by."""
-        return ()
+        return tuple(stage.strategies for plan in self.plans for stage in plan)
 
     @model_validator(mode="after")
-    def _teacher_train_is_valid(self) -> Self:
+    def _other_trainings_are_valid(self) -> Self:
+        where = "teacher.train"
         try:
             _ = self.teacher_train
+            for plan in self.plans:
+                for number, stage in enumerate(plan):
+                    where = f"stages.{number}.train"
+                    self.stage_train(stage)
         except ValidationError as error:
-            raise ValueError(describe_validation(error, "teacher.train", TrainConfig)) from None
+            raise ValueError(describe_validation(error, where, TrainConfig)) from None
         return self
 
 
@@ -134,15 +189,35 @@ class RunConfig(Experiment):
     strategies: tuple[StrategyConfig, ...] = Field(
         (), description="what the student learns by; none for the student alone"
     )
+    stages: tuple[StageConfig, ...] = Field(
+        (), description="instead: what it learns by, one after the other"
+    )
 
     @property
-    def strategy_lists(self) -> tuple[tuple[StrategyConfig, ...], ...]:
-        """Its one list of strategies."""
-        return (self.strategies,)
+    def plan(self) -> tuple[StageConfig, ...]:
+        """Its stages: those that were given, or the one that it is."""
+        return self.stages or (
+            StageConfig(strategies=self.strategies, task_weight=self.task_weight),
+        )
+
+    @property
+    def name(self) -> str:
+        """What it learns by, with + within a stage and - between; nothing for a student alone."""
+        stages = [
+            "+".join(each.label or each.name for each in list_) for list_ in self.strategy_lists
+        ]
+        return "-".join(filter(None, stages))
+
+    @property
+    def plans(self) -> tuple[tuple[StageConfig, ...], ...]:
+        """Its one plan."""
+        return (self.plan,)
 
     @model_validator(mode="after")
     def _rows_of_their_own(self) -> Self:
-        _refuse_own_rows([entry.label or entry.name for entry in self.strategies])
+        for entries in self.strategy_lists:
+            _refuse_own_rows([entry.label or entry.name for entry in entries])
+        _refuse_both(self.stages, self.strategies, self.task_weight)
         return self
 
 
@@ -155,9 +230,9 @@ class ComparisonConfig(Experiment):
     )
 
     @property
-    def strategy_lists(self) -> tuple[tuple[StrategyConfig, ...], ...]:
-        """The list of each candidate."""
-        return tuple(candidate.strategies for candidate in self.candidates)
+    def plans(self) -> tuple[tuple[StageConfig, ...], ...]:
+        """The plan of each candidate."""
+        return tuple(candidate.plan for candidate in self.candidates)
 
     @model_validator(mode="after")
     def _unambiguous(self) -> Self:

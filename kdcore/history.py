@@ -106,10 +106,23 @@ class History:
         self.epochs.append(record)
         if record.validation is None:
             return
-        best = None if self.best_epoch is None else self.epochs[self.best_epoch - 1].validation
+        best = self.best_validation
         if best is None or record.validation > best:
             self.best_epoch = record.epoch
             self.best_weights = copy.deepcopy(student.state_dict())
+
+    @property
+    def best_validation(self) -> float | None:
+        """The highest validation accuracy; None without one."""
+        found = (each.validation for each in self.epochs if each.epoch == self.best_epoch)
+        return next(found, None)
+
+    def extend(self, later: "History") -> None:
+        """Append the history of a later stage, whose epochs are counted on."""
+        best, other = self.best_validation, later.best_validation
+        self.epochs += later.epochs
+        if other is not None and (best is None or other > best):
+            self.best_epoch, self.best_weights = later.best_epoch, later.best_weights
 
     def state_dict(self) -> dict[str, object]:
         """Return it as mappings, lists, numbers and tensors."""

@@ -1,6 +1,7 @@
 """One training as a thing to be done: what it is called, where its files are, what it came to."""
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -127,6 +128,10 @@ class Job:
         facts = begun_in(folder)["facts"]
         check_origin(facts, self.facts, str(folder), note, exact=exact)
         return replace(self, facts=facts, at=folder)
+
+    def forget(self) -> None:
+        """Remove what was saved on the way: its results are written."""
+        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
 
     def failed(self, error: NonFiniteLossError) -> None:
         """Write down at which samples a loss was no number."""

@@ -1,22 +1,31 @@
 """One run's experiment with everything that was decided for it written out, to run it again."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kdcore.data.prepared import PreparedData
 from kdcore.distiller import Distiller
 from kdcore.ensemble import Member
-from kdcore.experiment import Experiment, RunConfig, StrategyConfig
+from kdcore.experiment import Experiment, RunConfig, StageConfig, StrategyConfig
 
 
 def resolve(
     experiment: Experiment,
     data: PreparedData,
-    distiller: Distiller,
+    stages: Sequence[StageConfig],
     seed: int,
     teacher_weights: Path | None,
 ) -> RunConfig:
-    """Return the experiment of one run: weights, taps, image sizes and the teacher's file."""
+    """Return the experiment of one run: weights, taps, image sizes and the teacher's file.
+
+    Args:
+        experiment: what was given.
+        data: its data.
+        stages: of the run, resolved.
+        seed: of the run.
+        teacher_weights: the file of its teacher.
+    """
     teacher = experiment.teacher.model_copy(
         update={
             "image_size": data.teacher_preprocess.size,
@@ -25,14 +34,19 @@ def resolve(
     )
     student = experiment.student.model_copy(update={"image_size": data.student_preprocess.size})
     given = {key: getattr(experiment, key) for key in Experiment.model_fields}
-    decided = {
-        "task_weight": distiller.task_weight,
-        "student": student,
-        "teacher": teacher,
-        "seed": seed,
-        "strategies": tuple(_entry(distiller, member) for member in distiller.members),
-    }
-    return RunConfig(**{**given, **decided})
+    decided = {"student": student, "teacher": teacher, "seed": seed, "task_weight": None}
+    only, *more = stages
+    if more or only.trainable or only.train:
+        return RunConfig(**{**given, **decided, "stages": tuple(stages)})
+    one = {"task_weight": only.task_weight, "strategies": only.strategies}
+    return RunConfig(**{**given, **decided, **one})
+
+
+def resolve_stage(stage: StageConfig, distiller: Distiller) -> StageConfig:
+    """Return a stage with the weights and taps that its distiller has."""
+    strategies = tuple(_entry(distiller, member) for member in distiller.members)
+    decided = {"strategies": strategies, "task_weight": distiller.task_weight}
+    return stage.model_copy(update=decided)
 
 
 def _entry(distiller: Distiller, member: Member) -> StrategyConfig:

@@ -3,10 +3,10 @@
 What its runs share is in `context`. How they are compared is in `comparison`.
 """
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 from torch import nn
@@ -18,7 +18,7 @@ from kdcore.data.source import Source
 from kdcore.distiller import Distiller
 from kdcore.errors import NonFiniteLossError
 from kdcore.evaluation import evaluate
-from kdcore.experiment import StrategyConfig
+from kdcore.experiment import StageConfig
 from kdcore.files import load_weights, save_weights, write_bytes
 from kdcore.fingerprint import fingerprint_of, source_of
 from kdcore.history import History
@@ -34,11 +34,9 @@ from kdcore.job import (
 )
 from kdcore.listening import LiveSignals, SignalSource
 from kdcore.progress import MetricsLog, TrainingDisplay
-from kdcore.resolved import resolve
-from kdcore.saving import Saver
+from kdcore.resolved import resolve, resolve_stage
 from kdcore.sections import TrainConfig
 from kdcore.trainer import train
-from kdcore.weights import Moving
 
 
 @dataclass(frozen=True)
@@ -93,10 +91,10 @@ def run_teacher(context: RunContext, seed: int) -> Teacher:
             with Distiller(
                 None, model, task=task, device=context.device, execution=how
             ) as distiller:
-                history, saver = _train(context, distiller, config, job)
+                history, seconds = _train(context, distiller, config, job)
             save_weights(job.folder / TEACHER_WEIGHTS, model.state_dict())
-            finished = job.finish(history, saver.seconds, None)
-            saver.clear()
+            finished = job.finish(history, seconds, None)
+            job.forget()
         else:
             load_weights(model, job.folder / TEACHER_WEIGHTS, TEACHER)
     file = (job.folder / TEACHER_WEIGHTS).absolute()
@@ -110,23 +108,26 @@ def _came_trained(seed: int, accuracy: float, weights: Path) -> RunResult:
 def keep_answers(context: RunContext, seed: int) -> None:
     """Have the teacher of a seed say all that the experiment's students want, and keep it."""
     teacher = run_teacher(context, seed)
-    lists = [strategies for strategies in context.experiment.strategy_lists if strategies]
-    for strategies in lists:
+    stages = [stage for plan in context.experiment.plans for stage in plan if stage.strategies]
+    for stage in stages:
         student = context.new_student(seed)
-        with context.distiller(seed, student, teacher.model, strategies, None) as distiller:
+        with context.distiller(seed, student, teacher.model, stage) as distiller:
             context.cache.expect(distiller.teachers)
-    for strategies in lists[:1]:  # in whose pass the others' wishes are computed too
-        student = context.new_student(seed)
-        with context.distiller(seed, student, teacher.model, strategies, None) as distiller:
-            _signals(context, distiller, context.data.student, teacher)
+    for stage in stages[:1]:  # in whose pass the others' wishes are computed too
+        student, config = context.new_student(seed), context.experiment.stage_train(stage)
+        with context.distiller(seed, student, teacher.model, stage) as distiller:
+            _signals(context, distiller, config, context.data.student, teacher)
 
 
 def _signals(
-    context: RunContext, distiller: Distiller, source: Source, teacher: Teacher | None
+    context: RunContext,
+    distiller: Distiller,
+    config: TrainConfig,
+    source: Source,
+    teacher: Teacher | None,
 ) -> SignalSource:
     """Decide how a student hears its teacher."""
-    config = context.experiment.train
-    if teacher is None:
+    if teacher is None or not distiller.teachers:
         return LiveSignals({})
     facts = {
         "teachers": {TEACHER: teacher.fingerprint},
@@ -155,8 +156,7 @@ def run_student(
     context: RunContext,
     seed: int,
     name: str,
-    strategies: Sequence[StrategyConfig],
-    task_weight: float | Moving | None,
+    plan: Sequence[StageConfig],
     teacher: Teacher | None,
 ) -> RunResult:
     """Train one student from the initial weights of its seed, or take what was trained before.
@@ -165,50 +165,68 @@ def run_student(
         context: what it shares with others.
         seed: of weights, order and dropout.
         name: of its row; also of its folder.
-        strategies: what it learns by, beside its task.
-        task_weight: weight of its task's loss.
+        plan: its stages, one after the other.
         teacher: whom it learns from.
     """
-    config, data = context.experiment.train, context.data
+    data, model = context.data, teacher.model if teacher else None
     student = context.new_student(seed)
-    with ExitStack() as held:
-        distiller = held.enter_context(
-            context.distiller(
-                seed, student, teacher.model if teacher else None, strategies, task_weight
-            )
-        )
-        resolved = resolve(
-            context.experiment, data, distiller, seed, teacher.weights if teacher else None
-        )
-        chosen = resolved.model_dump(mode="json", include={"task_weight", "strategies"})
-        facts = {
-            "start": fingerprint_of(student, data.student_preprocess.size),
-            "train": config.model_dump(mode="json"),
-            "teacher": teacher.fingerprint if teacher and strategies else None,
-            "signals": context.experiment.cache.dtype if strategies else None,
-            "methods": [
-                [str(member.origin), source_of(type(member.strategy))]
-                for member in distiller.members
-            ],
-            **chosen,
-        }
-        job = context.job(name, seed, facts)
-        held.enter_context(job.alone(context.note))
+    stages, methods = [], []
+    for stage in plan:
+        with context.distiller(seed, student, model, stage) as distiller:
+            stages.append(resolve_stage(stage, distiller))
+            for member in distiller.members:
+                methods.append([str(member.origin), source_of(type(member.strategy))])
+    resolved = resolve(context.experiment, data, stages, seed, teacher.weights if teacher else None)
+    chosen = resolved.model_dump(mode="json", include={"task_weight", "strategies", "stages"})
+    listens = any(stage.strategies for stage in plan)
+    facts = {
+        "start": fingerprint_of(student, data.student_preprocess.size),
+        "train": context.experiment.train.model_dump(mode="json"),
+        "teacher": teacher.fingerprint if teacher and listens else None,
+        "signals": context.experiment.cache.dtype if listens else None,
+        "methods": methods,
+        **chosen,
+    }
+    job = context.job(name, seed, facts)
+    with job.alone(context.note):
         kept = _kept(context, job)
         if kept is not None:
             return kept
         write_bytes(job.folder / CONFIG, as_toml(resolved).encode())
-        history, saver = _train(context, distiller, config, job, teacher)
-        distiller.close()
+        history, seconds = _learn(context, student, job, stages, teacher)
         best_accuracy = None
         save_weights(job.folder / STUDENT_WEIGHTS, student.state_dict())
         if history.best_weights is not None:
             save_weights(job.folder / BEST_WEIGHTS, history.best_weights)
             student.load_state_dict(history.best_weights)
-            best_accuracy = evaluate(student, data.test, distiller.task).accuracy
-        result = job.finish(history, saver.seconds, best_accuracy)
-        saver.clear()
+            task = context.task(context.experiment.train)
+            best_accuracy = evaluate(student, data.test, task).accuracy
+        result = job.finish(history, seconds, best_accuracy)
+        job.forget()
         return result
+
+
+def _learn(
+    context: RunContext,
+    student: nn.Module,
+    job: Job,
+    stages: Sequence[StageConfig],
+    teacher: Teacher | None,
+) -> tuple[History, float]:
+    """Go through the stages of a student; those that were finished before are read again."""
+    history, seconds, carried = History(), 0.0, dict[str, Mapping[str, Any]]()
+    model = teacher.model if teacher else None
+    for number, stage in enumerate(stages):
+        config = context.experiment.stage_train(stage)
+        with context.distiller(job.seed, student, model, stage) as distiller:
+            distiller.take_over(carried)
+            where = f", stage {number + 1} of {len(stages)}" if len(stages) > 1 else ""
+            before = len(history.epochs)
+            part, took = _train(context, distiller, config, job, teacher, number, where, before)
+            carried |= distiller.carried()
+        history.extend(part)
+        seconds += took
+    return history, seconds
 
 
 def _kept(context: RunContext, job: Job) -> RunResult | None:
@@ -231,16 +249,20 @@ def _train(
     config: TrainConfig,
     job: Job,
     teacher: Teacher | None = None,
-) -> tuple[History, Saver]:
+    stage: int = 0,
+    where: str = "",
+    epochs_before: int = 0,
+) -> tuple[History, float]:
     data, teaches = context.data, job.kind == "teacher"
     source = data.teacher if teaches else data.student
     job.begin()
-    saver = context.saver(job)
+    saver = context.saver(job, stage)
+    title, last = f"{job.name}, seed {job.seed}{where}", epochs_before + config.epochs
     with (
-        TrainingDisplay(context.console, f"{job.name}, seed {job.seed}", config.epochs) as display,
+        TrainingDisplay(context.console, title, last) as display,
         MetricsLog(job.folder / METRICS) as log,
     ):
-        signals = _signals(context, distiller, source, teacher)
+        signals = _signals(context, distiller, config, source, teacher)
         try:
             history = train(
                 distiller,
@@ -253,8 +275,9 @@ def _train(
                 signals=signals,
                 observers=(display, log),
                 saver=saver,
+                epochs_before=epochs_before,
             )
         except NonFiniteLossError as error:
             job.failed(error)
             raise
-    return history, saver
+    return history, saver.seconds

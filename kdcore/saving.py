@@ -113,10 +113,6 @@ class Saver:
             f"saved after optimizer step {step} in {folder}: the same command continues there"
         )
 
-    def clear(self) -> None:
-        """Remove what was saved: the training is finished, and its results are written."""
-        self._checkpoints.clear()
-
 
 def check_origin(
     before: Mapping[str, object],

@@ -23,7 +23,7 @@ from kdcore.evaluation import evaluate
 from kdcore.history import EpochTotals, History, Observer
 from kdcore.listening import LiveSignals, SignalSource
 from kdcore.optimizers import build_optimizer, build_schedule, clip, load_optimizer, step_unless
-from kdcore.randomness import random_state, set_random_state
+from kdcore.randomness import derive_seed, random_state, set_random_state
 from kdcore.readings import Readings
 from kdcore.saving import Saver
 from kdcore.sections import TrainConfig
@@ -43,6 +43,7 @@ def train(
     read_every: int | None = None,
     observers: Sequence[Observer] = (),
     saver: Saver | None = None,
+    epochs_before: int = 0,
 ) -> History:
     """Train the student of a distiller, from where it was saved if it was.
 
@@ -63,6 +64,7 @@ def train(
         observers: told of each step and epoch, of steps whenever they are read.
         saver: saves the training now and then, and has what was saved of it; it is not saved if
             not given.
+        epochs_before: epochs of earlier stages; order, views and records are counted on from there.
 
     Raises:
         NonFiniteLossError: a loss became infinite or not a number; that step and those after it
@@ -74,9 +76,18 @@ def train(
         Interrupted: a signal asked to stop; the training is saved.
     """
     training = _Training(
-        distiller, source, config, seed, signals, workers, read_every, observers, saver
+        distiller,
+        source,
+        config,
+        seed,
+        signals,
+        workers,
+        read_every,
+        observers,
+        saver,
+        epochs_before,
     )
-    torch.manual_seed(seed)
+    torch.manual_seed(derive_seed(seed, "epoch", epochs_before) if epochs_before else seed)
     if saver and (saved := saver.load()):
         training.load_state(saved)
     modes = [(module, module.training) for module in distiller.student.modules()]
@@ -108,6 +119,7 @@ class _Training:
         read_every: int | None,
         observers: Sequence[Observer],
         saver: Saver | None,
+        epochs_before: int,
     ) -> None:
         self.history = History()
         self._totals = EpochTotals()
@@ -116,6 +128,7 @@ class _Training:
         self._config = config
         self._observers = observers
         self._saver = saver
+        self._before = epochs_before
         self._signals = signals or LiveSignals(distiller.teachers, config.micro_batch)
         self._order = Order(source.targets, config.batch_size, config.labelled_share, seed)
         wanted = self._signals.needs_inputs
@@ -139,12 +152,13 @@ class _Training:
             self._steps(batches)
             with self._averaged():
                 accuracy, chosen = _score(distiller, test), _score(distiller, validation)
-                record = self._totals.record(epoch + 1, accuracy, chosen)
+                record = self._totals.record(self._before + epoch + 1, accuracy, chosen)
                 self.history.add(record, distiller.student)
             self._totals = EpochTotals()
             for observer in self._observers:
                 observer.on_epoch(record)
-            if self._saver and self._saver.due_after(epoch + 1):
+            done = epoch + 1
+            if self._saver and (done == self._config.epochs or self._saver.due_after(done)):
                 self._save()
         if self._average:
             self._average.apply()
@@ -167,7 +181,8 @@ class _Training:
         distiller, optimizer = self._distiller, self._optimizer
         optimizer.zero_grad()
         losses = _backward(distiller, batches, self._signals, self._scaler)
-        self._readings.add(distiller.epoch, distiller.step, [b.indices for b in batches], losses)
+        indices = [batch.indices for batch in batches]
+        self._readings.add(self._before + distiller.epoch, distiller.step, indices, losses)
         _check_gradients(distiller)
         if self._scaler.is_enabled():
             self._read()
@@ -195,10 +210,11 @@ class _Training:
     def _plans(self) -> Iterator[Plan]:
         """Go through the steps that are left, of all epochs."""
         done, accumulate = self._totals.steps, self._config.accumulate
-        for epoch in range(len(self.history.epochs), self._config.epochs):
+        first = self._before + len(self.history.epochs)
+        for epoch in range(first, self._before + self._config.epochs):
             for indices in self._order.epoch(epoch)[done:]:
                 # Each micro-batch has its share of the labelled, which come first.
-                parts = [indices[first::accumulate] for first in range(accumulate)]
+                parts = [indices[part::accumulate] for part in range(accumulate)]
                 yield Plan([part for part in parts if len(part)], self._source.view(epoch))
             done = 0
 

@@ -61,9 +61,10 @@ def test_the_configuration_page_has_the_tables_of_the_models() -> None:
 
 
 def test_the_experiment_file_that_is_shown_is_valid() -> None:
-    block, weights = _blocks(ROOT / "docs" / "configuration.md", "toml")
+    block, weights, stages = _blocks(ROOT / "docs" / "configuration.md", "toml")
     assert as_run(tomllib.loads(block), "shown").strategies[0].settings == {"temperature": 2.0}
     assert isinstance(as_run(tomllib.loads(weights), "weights").task_weight, Moving)
+    assert len(as_run(tomllib.loads(stages), "stages").plan) == 2
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -342,7 +342,7 @@ def test_a_comparison_needs_a_candidate_and_a_candidate_a_strategy() -> None:
     assert "candidates: " in _refused(ComparisonConfig, candidates=[])
     empty = {"label": "a", "strategies": []}
     line = _refused(ComparisonConfig, candidates=[empty])
-    assert line.startswith("file.toml: candidates.0.strategies: ")
+    assert line == "file.toml: candidates.0: candidate 'a' has no strategies, in no stage"
 
 
 def test_two_candidates_of_one_label_are_refused() -> None:

@@ -41,3 +41,22 @@ def test_a_history_comes_back_from_its_state() -> None:
     assert again.epochs == history.epochs
     assert again.best_weights is not None
     assert torch.equal(again.best_weights["weight"], student.weight)
+
+
+def test_a_later_stage_is_appended_and_the_best_of_all_stays_the_best() -> None:
+    student = nn.Linear(1, 1)
+
+    def stage(first: int, *scores: float | None) -> History:
+        history = History()
+        for epoch, score in enumerate(scores, start=first):
+            nn.init.constant_(student.weight, float(epoch))
+            history.add(_record(epoch, score), student)
+        return history
+
+    for scores, best in (((40.0, 50.0), 4), ((70.0, 50.0), 1), ((None, None), 4)):
+        whole = stage(1, *scores)
+        whole.extend(stage(3, 45.0, 60.0))
+        assert [each.epoch for each in whole.epochs] == [1, 2, 3, 4]
+        assert whole.best_epoch == best
+        assert whole.best_weights is not None
+        assert float(whole.best_weights["weight"]) == best

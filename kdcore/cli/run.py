@@ -57,7 +57,7 @@ def command(
     from rich.console import Console
 
     from kdcore import report
-    from kdcore.comparison import describe
+    from kdcore.comparison import rehearse
     from kdcore.context import Resume, RunContext
     from kdcore.files import write_json
     from kdcore.interruption import Interruption
@@ -65,7 +65,7 @@ def command(
     from kdcore.run import run_student, run_teacher
 
     console = Console(quiet=quiet, highlight=False, emoji=False)
-    name = "+".join(entry.label or entry.name for entry in config.strategies) or STUDENT
+    name = config.name or STUDENT
     if resume is not None:
         name = begun_in(resume)["name"]
         out = out or resume.absolute().parent
@@ -78,21 +78,14 @@ def command(
             resume=None if resume is None else Resume(resume.absolute(), resume_exact),
             interruption=interruption,
         )
-        with context.distiller(
-            config.seed,
-            context.new_student(config.seed),
-            context.new_teacher(config.seed) if config.strategies else None,
-            config.strategies,
-            config.task_weight,
-        ) as rehearsal:
-            for line in (*context.data.notes, *describe(rehearsal)):
-                console.print(line, markup=False, soft_wrap=True)
-            context.try_losses(rehearsal)
-        teacher = run_teacher(context, config.seed) if config.strategies else None
+        taught = any(config.strategy_lists)
+        teacher_model = context.new_teacher(config.seed) if taught else None
+        lines = rehearse(context, config.seed, teacher_model, config.plan)
+        for line in (*context.data.notes, *lines):
+            console.print(line, markup=False, soft_wrap=True)
+        teacher = run_teacher(context, config.seed) if taught else None
         results = [] if teacher is None else [teacher.result]
-        result = run_student(
-            context, config.seed, name, config.strategies, config.task_weight, teacher
-        )
+        result = run_student(context, config.seed, name, config.plan, teacher)
     results.append(result)
     if json_file is not None:
         write_json(json_file, report.as_json(results))

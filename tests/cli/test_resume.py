@@ -187,3 +187,29 @@ def test_a_loss_that_is_no_number_leaves_what_was_saved_and_the_samples(
     assert len(found["sample_indices"]) > 0
     assert "loss" in found["error"]
     assert not (failure.parent / "student.safetensors").exists()
+
+
+STAGES = (
+    RUN.replace('strategies = [{ name = "logits" }]', "")
+    + """
+[[stages]]
+strategies = [{ name = "fitnets" }]
+task_weight = 0.0
+trainable = ["features"]
+[[stages]]
+strategies = [{ name = "logits" }, { name = "fitnets" }]
+"""
+)
+
+
+@pytest.mark.parametrize("count", [10, 16, 17, 21])
+def test_a_training_of_stages_goes_on_in_the_stage_where_it_was_stopped(
+    tmp_path: Path, stop: Stop, file: Path, count: int
+) -> None:
+    file.write_text(STAGES)
+    whole, again = tmp_path / "whole.json", tmp_path / "again.json"
+    assert _command("run", file, "--out", tmp_path / "whole", "--json", whole) == 0
+    stop(count, signal.SIGTERM)
+    assert _command("run", file, "--out", tmp_path / "out") == 143
+    assert _command("run", file, "--out", tmp_path / "out", "--json", again) == 0
+    assert _numbers(again)[-1] == _numbers(whole)[-1]
