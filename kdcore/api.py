@@ -19,7 +19,7 @@ from kdcore.devices import device_of, find_device
 from kdcore.distiller import Distiller
 from kdcore.errors import ConfigError, DataError
 from kdcore.execution import Execution
-from kdcore.fingerprint import digest_of, machine_facts, source_of
+from kdcore.fingerprint import digest_of, machine_facts, source_of, structure_of
 from kdcore.history import History, Observer
 from kdcore.nested import to_device
 from kdcore.probe import evaluating
@@ -134,7 +134,8 @@ def distill(
         signals = SignalCache(CacheConfig(), lambda _: None).source(request)
         saver = None
         if resume is not None:
-            facts = _facts(distiller, source, config, seed, place)
+            sources = {"train": source, "eval": test, "validation": validation}
+            facts = _facts(distiller, sources, config, seed, place)
             saver = Saver(Path(resume), CheckpointConfig(), facts)
         history = train(
             distiller,
@@ -152,13 +153,26 @@ def distill(
     return Result(student, accuracy, history)
 
 
+def _digest(source: Source) -> str:
+    """Return the hash of samples, as far as they are the same whenever they are read."""
+    if source.fingerprint:
+        return source.fingerprint
+    digests = [digest_of({"targets": source.targets})]
+    for indices in torch.split(torch.arange(len(source)), 256) if source.views == 1 else ():
+        digests.append(digest_of(split(source.batch(indices).inputs)[1]))
+    return digest_of(
+        {"all": torch.frombuffer(bytearray("".join(digests), "ascii"), dtype=torch.uint8)}
+    )
+
+
 def _facts(
-    distiller: Distiller, source: Source, config: TrainConfig, seed: int, device: torch.device
+    distiller: Distiller,
+    sources: Mapping[str, Source | None],
+    config: TrainConfig,
+    seed: int,
+    device: torch.device,
 ) -> dict[str, object]:
     """Return what the result of a training depends on, as far as it can be known."""
-    data = {"targets": source.targets}
-    if source.views == 1:  # others may be another each time
-        data |= split(source.batch(torch.arange(1)).inputs)[1]
     return {
         "seed": seed,
         "train": config.model_dump(mode="json"),
@@ -167,12 +181,11 @@ def _facts(
             [each.label, each.teacher, repr((each.weight, each.strategy)), source_of(each.strategy)]
             for each in distiller.members
         ],
-        "student": digest_of(distiller.student.state_dict()),
+        "student": structure_of(distiller.student),
         "teachers": {
-            name: digest_of(teacher.model.state_dict())
-            for name, teacher in distiller.teachers.items()
+            name: structure_of(teacher.model) for name, teacher in distiller.teachers.items()
         },
-        "data": source.fingerprint or digest_of(data),
+        "data": {name: source and _digest(source) for name, source in sources.items()},
         "kdcore": own_version(),
         **machine_facts(device),
     }

@@ -6,7 +6,6 @@ each file. Reading it runs nothing. What is in it is the trainer's to say, when 
 `saving`.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -20,7 +19,7 @@ from typing import Any
 
 import safetensors.torch
 
-from kdcore.errors import ResumeError, RunError
+from kdcore.errors import FULL, ModelError, ResumeError, RunError
 from kdcore.files import size_text, write_bytes
 from kdcore.snapshot import join, split
 
@@ -29,10 +28,7 @@ MANIFEST = "manifest.json"
 LATEST = "LATEST"
 UNFINISHED = ".unfinished-"
 
-FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-"""What a system says where there is no room."""
-
-_NAME = re.compile(r"(\d{6})-step-\d+")
+_NAME = re.compile(r"(\d{6,})-step-\d+")
 _MEMBER = re.compile(r"[a-z]+\.(json|safetensors)")
 
 
@@ -78,7 +74,9 @@ class Checkpoints:
 
         Raises:
             RunError: it cannot be written; those before it are as they were.
+            ModelError: a part holds what is no value, such as a module's extra state.
         """
+        free = 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
@@ -91,11 +89,14 @@ class Checkpoints:
                 unfinished.rename(final)
                 _flush(self.folder)
             except BaseException:
+                free = shutil.disk_usage(unfinished).free
                 shutil.rmtree(unfinished, ignore_errors=True)
                 raise
             write_bytes(self.folder / LATEST, f"{final.name}\n".encode())
         except OSError as error:
-            raise RunError(_unwritten(self.folder, parts, error)) from None
+            raise RunError(_unwritten(self.folder, parts, error, free)) from None
+        except TypeError as error:
+            raise ModelError(f"a checkpoint cannot hold all of the training: {error}") from error
         for old in self._saved()[self._keep :]:
             shutil.rmtree(old, ignore_errors=True)
         return final
@@ -123,19 +124,23 @@ class Checkpoints:
     def _next_name(self, step: int) -> str:
         """Return a name after all that are there, so that none of them has to make room first."""
         newest = next(iter(self._saved()), None)
-        serial = 0 if newest is None else int(newest.name[:6]) + 1
+        serial = 0 if newest is None else _serial(newest) + 1
         return f"{serial:06d}-step-{step}"
 
     def _saved(self) -> list[Path]:
         """Return the folders that have a checkpoint's name, the newest first."""
         found = self.folder.iterdir() if self.folder.is_dir() else ()
         named = [path for path in found if _NAME.fullmatch(path.name) and not path.is_symlink()]
-        return sorted(named, reverse=True)
+        return sorted(named, key=_serial, reverse=True)
 
     def _sweep(self) -> None:
         """Remove what was being written when its process died."""
         for path in self.folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _serial(folder: Path) -> int:
+    return int(folder.name.partition("-")[0])
 
 
 def _written(folder: Path, parts: Mapping[str, object]) -> Iterator[tuple[str, dict[str, object]]]:
@@ -257,13 +262,13 @@ def _flush(folder: Path) -> None:
         os.close(handle)
 
 
-def _unwritten(folder: Path, parts: Mapping[str, object], error: OSError) -> str:
+def _unwritten(folder: Path, parts: Mapping[str, object], error: OSError, free: int) -> str:
     tensors = split(dict(parts))[1]
     needed = size_text(sum(tensor.nbytes for tensor in tensors.values()))
     if error.errno in FULL:
-        free = size_text(shutil.disk_usage(folder.parent).free)
         return (
-            f"no space for a checkpoint in {folder}: it needs {needed}, {free} are free; those "
+            f"no space for a checkpoint in {folder}: its tensors need {needed}, {size_text(free)} "
+            "were free when it failed; those "
             "before it are whole: make room, and the same command continues"
         )
     return (

@@ -20,6 +20,10 @@ Tree = dict[str, Any]
 _PATHS = (("data", "root"), ("teacher", "weights"), ("student", "weights"))
 
 
+LONGEST_LINE = 16_384
+"""Bytes that a line of an experiment file may have."""
+
+
 def read_file(path: Path) -> Tree:
     """Read an experiment file; paths in it are relative to its folder.
 
@@ -27,11 +31,15 @@ def read_file(path: Path) -> Tree:
         ConfigError: it is missing, unreadable or no TOML.
     """
     try:
-        tree = _parsed(path.read_bytes(), str(path))
+        data = path.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"{path}: {error.strerror}; give an experiment as a TOML file, or none for a recipe"
         ) from None
+    if max(map(len, data.splitlines()), default=0) > LONGEST_LINE:
+        # Python's parser takes minutes over a name of a megabyte.
+        raise ConfigError(f"{path}: a line has more than {LONGEST_LINE} bytes: no experiment file")
+    tree = _parsed(data, str(path))
     for table, key in _PATHS:
         section = tree.get(table)
         if isinstance(section, dict) and isinstance(section.get(key), str):

@@ -4,8 +4,12 @@ An error of this module is one line for a person: what was found, where, and wha
 Anything else that escapes is a bug in kdcore and keeps its traceback.
 """
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG})
+"""What a system says where there is no room for a file."""
 
 
 class KdcoreError(Exception):

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,10 @@ def load_weights(model: nn.Module, path: Path, where: str) -> None:
             )
         if not bool(torch.isfinite(weights[name].double()).all()):
             raise ModelError(f"{prefix}: the tensor {name!r} has values that are not finite")
-    model.load_state_dict(weights)
+    # Modules that look at their version would take weights without one for an old one's.
+    whole = OrderedDict(weights)
+    whole._metadata = expected._metadata  # type: ignore[attr-defined]  # PyTorch's
+    model.load_state_dict(whole)
 
 
 def read_weights(path: Path, where: str) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -17,19 +18,22 @@ from kdcore.randomness import stream
 from kdcore.taps import logits_of, run_model
 
 
-def digest_of(weights: Mapping[str, Tensor]) -> str:
+def digest_of(weights: Mapping[str, object]) -> str:
     """Return the hash of a state dict: names, types, shapes and values."""
     digest = hashlib.sha256()
     for name, tensor in weights.items():
+        if not isinstance(tensor, Tensor):  # what a module's get_extra_state returned
+            digest.update(f"{name}{tensor!r}".encode())
+            continue
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def fingerprint_of(model: nn.Module, size: int) -> str:
-    """Return the hash of a model: weights, modules, their source, what it makes of fixed images.
+    """Return the hash of a model: what it is, and what it makes of fixed images.
 
-    Plain values that modules hold (a rate of dropout, a factor) count, and unsaved buffers.
+    The latter to about one per cent, so that it is the same on another processor.
 
     Args:
         model: the model; its mode is put back.
@@ -38,24 +42,57 @@ def fingerprint_of(model: nn.Module, size: int) -> str:
     images = torch.randn(2, 3, size, size, generator=stream(0, "fingerprint"))
     with evaluating(model):
         logits = logits_of(run_model(model, images.to(device_of(model))))
-    given = {} if logits is None else {"output": logits}
+    given = {}
+    if logits is not None:
+        largest = logits.float().abs().max().clamp(min=1e-30)
+        coarse = (logits.float() / largest * LEVELS).round()
+        given["output"] = coarse + 0.0  # no negative zeros
+        given["largest"] = (largest.log2() * LEVELS).round()
+    return hashlib.sha256((structure_of(model) + digest_of(given)).encode()).hexdigest()
+
+
+def structure_of(model: nn.Module) -> str:
+    """Return the hash of what a model is: weights, modules, their source, what they hold.
+
+    Plain values that modules hold (a rate of dropout, a factor) count, unsaved buffers, which
+    parameters learn, and others' hooks by their names. What a module holds else, and files that
+    its own imports, are not seen.
+    """
     code = sorted({source_of(type(module)) for module in model.modules()})
     held = [
         (name, key, repr(value))
         for name, module in model.named_modules()
         for key, value in sorted(vars(module).items())
-        if not key.startswith("_") and key != "training" and _is_plain(value)
+        if key not in _MODULES_OWN and key != "training" and _is_plain(value)
     ]
+    hooks = [
+        (name, getattr(hook, "__module__", ""), getattr(hook, "__qualname__", repr(type(hook))))
+        for name, module in model.named_modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        if not getattr(hook, "__module__", "").startswith("kdcore.")  # taps come and go
+    ]
+    learning = [name for name, each in model.named_parameters() if each.requires_grad]
     tensors = {**model.state_dict(), **dict(model.named_buffers())}
-    parts = (digest_of(tensors), repr(model), digest_of(given), str(held), *code)
+    parts = (digest_of(tensors), repr(model), str(held), str(hooks), str(learning), *code)
     return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+_MODULES_OWN = frozenset(vars(nn.Module()))
 
 
 def _is_plain(value: object) -> bool:
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(_is_plain(key) and _is_plain(each) for key, each in value.items())
     return value is None or isinstance(value, bool | int | float | str)
 
+
+LEVELS = 64
+"""Into so many steps, either side of zero, a model's outputs are rounded for its hash."""
+
+MOST_FILES = 500
+"""Packages of more files are not read whole."""
 
 LIBRARIES = ("torch", "torchvision", "builtins", "abc", "typing")
 """Top-level modules whose source is known by their version."""
@@ -66,8 +103,8 @@ def source_of(plugin: object) -> str:
 
     Of an instance, those of its class.
 
-    Of a package, all modules beside the class's own count. PyTorch's and Python's own classes do
-    not: their versions do. Empty where there is no file.
+    Of a package, all modules count; of a very large one, those beside the class's own and below.
+    PyTorch's and Python's own classes do not: their versions do. Empty where there is no file.
     """
     files: set[Path] = set()
     cls = plugin if isinstance(plugin, type) else type(plugin)
@@ -90,12 +127,20 @@ def _files_of(cls: type | ModuleType) -> set[Path]:
     if not found or not Path(found).is_file():
         return set()
     file = Path(found)
-    package = (file.parent / "__init__.py").exists()
-    return set(file.parent.glob("*.py")) if package else {file}
+    package = file.parent
+    if not (package / "__init__.py").exists():
+        return {file}
+    while (package.parent / "__init__.py").exists():
+        package = package.parent
+    files = set(islice(package.rglob("*.py"), MOST_FILES + 1))
+    return files if len(files) <= MOST_FILES else set(file.parent.rglob("*.py"))
 
+
+CONTINUED = "continued"
+"""Name of the fact that a run was continued elsewhere than it began, and where."""
 
 ENVIRONMENT = frozenset(
-    {"device", "processor", "threads", "torch", "torchvision", "pillow", "kdcore"}
+    {"device", "processor", "threads", "torch", "torchvision", "pillow", "kdcore", CONTINUED}
 )
 """Names of the facts that say where something is computed, not what."""
 

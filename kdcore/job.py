@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from kdcore.errors import NonFiniteLossError, ResumeError
 from kdcore.files import make_folder, read_json, write_json
-from kdcore.fingerprint import difference, fingerprint_of_facts
+from kdcore.fingerprint import CONTINUED, ENVIRONMENT, difference, fingerprint_of_facts
 from kdcore.history import History
 from kdcore.saving import check_origin
 
@@ -125,8 +125,16 @@ class Job:
         Raises:
             ResumeError: another job was begun there.
         """
-        facts = begun_in(folder)["facts"]
+        begun = begun_in(folder)
+        if begun["kind"] != self.kind:
+            raise ResumeError(
+                f"{folder} is of a {begun['kind']}: it goes on with the run of its student"
+            )
+        facts = begun["facts"]
         check_origin(facts, self.facts, str(folder), note, exact=exact)
+        here = {name: self.facts.get(name) for name in sorted(ENVIRONMENT - {CONTINUED})}
+        if any(facts.get(name) != value for name, value in here.items()):
+            facts = {**facts, CONTINUED: here}  # and so with another key than a run of one piece
         return replace(self, facts=facts, at=folder)
 
     def forget(self) -> None:
@@ -153,7 +161,7 @@ class Job:
     def why_not(self) -> str | None:
         """Say why a run that seems to be finished is done again; None where none seems to be."""
         if (self.folder / RESULT).exists():
-            return f"what is in {self.folder} is damaged or was changed"
+            return f"what is in {self.folder} is damaged, was changed or was continued elsewhere"
         pattern = f"{self.name}-seed{self.seed}-*/{RESULT}"
         for file in sorted(self.out.glob(pattern), key=lambda file: -file.stat().st_mtime):
             saved = read_json(file)
@@ -195,7 +203,10 @@ def begun_in(folder: Path) -> dict[str, Any]:
         ResumeError: nothing was.
     """
     begun = read_json(folder / BEGUN)
-    if not isinstance(begun, dict) or not isinstance(begun.get("facts"), dict):
+    kinds = {"kind": str, "name": str, "seed": int, "facts": dict}
+    if not isinstance(begun, dict) or not all(
+        isinstance(begun.get(key), kind) for key, kind in kinds.items()
+    ):
         raise ResumeError(
             f"{folder} is no folder of a run that was begun: give one that holds {BEGUN}"
         )

@@ -147,6 +147,8 @@ def _entries(path: Path) -> Iterator[dict[str, Any]]:
     """Read a log, but for a last line that was not written to its end."""
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
-            yield json.loads(line)
-        except ValueError:
+            entry = json.loads(line)
+            _ = _place(entry) < (0, 0)  # refuses what is no entry
+        except (ValueError, KeyError, TypeError):
             return
+        yield entry

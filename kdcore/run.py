@@ -33,6 +33,7 @@ from kdcore.job import (
     RunResult,
 )
 from kdcore.listening import LiveSignals, SignalSource
+from kdcore.models.build import code_of
 from kdcore.progress import MetricsLog, TrainingDisplay
 from kdcore.resolved import resolve, resolve_stage
 from kdcore.sections import TrainConfig
@@ -82,7 +83,11 @@ def run_teacher(context: RunContext, seed: int) -> Teacher:
         )
         result = _came_trained(seed, accuracy, weights)
         return Teacher(model, fingerprint_of(model, size), weights, result)
-    facts = {"start": fingerprint_of(model, size), "train": config.model_dump(mode="json")}
+    facts = {
+        "start": fingerprint_of(model, size),
+        "code": code_of(experiment.teacher.model),
+        "train": config.model_dump(mode="json"),
+    }
     job = context.job(TEACHER, seed, facts, teaches=True)
     with job.alone(context.note):
         finished = _kept(context, job)
@@ -181,6 +186,7 @@ def run_student(
     listens = any(stage.strategies for stage in plan)
     facts = {
         "start": fingerprint_of(student, data.student_preprocess.size),
+        "code": code_of(context.experiment.student.model),
         "train": context.experiment.train.model_dump(mode="json"),
         "teacher": teacher.fingerprint if teacher and listens else None,
         "signals": context.experiment.cache.dtype if listens else None,
@@ -232,6 +238,7 @@ def _learn(
 def _kept(context: RunContext, job: Job) -> RunResult | None:
     result = job.finished()
     if result is not None:
+        job.forget()  # where its process died before it could
         context.console.print(
             f"[bold]{result.name}, seed {result.seed}[/]: finished before, kept ({job.folder})",
             soft_wrap=True,

@@ -16,7 +16,8 @@ def split(value: object) -> tuple[Any, dict[str, Tensor]]:
     """Take a nested value apart.
 
     Args:
-        value: None, a truth value, number, string or tensor, or a list, tuple or mapping of such.
+        value: None, a truth value, number, string, tensor or bytes, or a list, tuple or mapping of
+            such.
 
     Returns:
         What JSON can hold of it, and its tensors by the names that stand there instead.
@@ -33,6 +34,8 @@ def _split(value: object, path: str, tensors: dict[str, Tensor]) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {TAG: "float", "value": str(value)}
+    if isinstance(value, bytes):
+        return {TAG: "bytes", "value": value.hex()}
     if isinstance(value, Tensor):
         name = path or TAG
         while name in tensors:  # a key may look like a path
@@ -65,6 +68,8 @@ def join(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {key: join(item, tensors) for key, item in tree.items()}
     if kind == "float":
         return float(tree["value"])
+    if kind == "bytes":
+        return bytes.fromhex(tree["value"])
     if kind == "tensor":
         return tensors[tree["name"]]
     if kind == "tuple":

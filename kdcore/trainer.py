@@ -4,6 +4,7 @@ It knows the distiller and its losses, not the strategies behind them.
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from kdcore.data.order import Order
 from kdcore.data.source import Batch, Source
 from kdcore.devices import explained_where_memory_ends
 from kdcore.distiller import Distiller, Losses
-from kdcore.errors import NonFiniteLossError, StrategyError
+from kdcore.errors import NonFiniteLossError, ResumeError, StrategyError
 from kdcore.evaluation import evaluate
 from kdcore.history import EpochTotals, History, Observer
 from kdcore.listening import LiveSignals, SignalSource
@@ -226,8 +227,14 @@ class _Training:
         self._saver.save(self._distiller.step, self._state())
 
     def _state(self) -> dict[str, object]:
+        weights = self._distiller.state_dict()
         return {
-            "model": self._distiller.state_dict(),
+            "model": {
+                "weights": dict(weights),
+                "metadata": dict(weights._metadata),  # type: ignore[attr-defined]  # PyTorch's
+                "unsaved": dict(_unsaved(self._distiller)),
+                "learning": _learning(self._distiller),
+            },
             "optimizer": {
                 "optimizer": self._optimizer.state_dict(),
                 "schedule": self._schedule.state_dict(),
@@ -243,8 +250,17 @@ class _Training:
 
     def load_state(self, saved: Mapping[str, Any]) -> None:
         """Take back what was saved."""
-        self._distiller.load_state_dict(saved["model"])
-        kept, training = saved["optimizer"], saved["training"]
+        model, kept, training = saved["model"], saved["optimizer"], saved["training"]
+        if model["learning"] != _learning(self._distiller):
+            raise ResumeError(
+                "what was saved is of a training of other parameters: the same, of the same "
+                "shapes, must have requires_grad=True"
+            )
+        weights = OrderedDict(model["weights"])
+        weights._metadata = model["metadata"]  # type: ignore[attr-defined]  # PyTorch's
+        self._distiller.load_state_dict(weights)
+        for name, buffer in _unsaved(self._distiller):
+            buffer.copy_(model["unsaved"][name])
         load_optimizer(self._optimizer, kept["optimizer"])
         self._schedule.load_state_dict(kept["schedule"])
         self._scaler.load_state_dict(kept["scaler"])
@@ -261,6 +277,20 @@ class _Training:
     def release(self) -> None:
         """Leave no gradients."""
         self._optimizer.zero_grad()
+
+
+def _learning(distiller: Distiller) -> list[str]:
+    """Return the names and shapes of the parameters that are trained, in their order."""
+    named = distiller.named_parameters()
+    return [f"{name} {list(each.shape)}" for name, each in named if each.requires_grad]
+
+
+def _unsaved(distiller: Distiller) -> Iterator[tuple[str, Tensor]]:
+    """Go through the buffers that are no part of a state dict, but change as others do."""
+    saved = distiller.state_dict(keep_vars=True).keys()
+    for name, buffer in distiller.named_buffers():
+        if name not in saved:
+            yield name, buffer
 
 
 def _score(distiller: Distiller, source: Source | None) -> float | None:

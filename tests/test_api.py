@@ -171,3 +171,40 @@ def test_another_training_is_not_continued(
     _seeded(resume=tmp_path)
     with pytest.raises(ResumeError, match=f"began with something else: {said}"):
         _seeded(resume=tmp_path, **change)
+
+
+def _changed_inputs(pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs = pair[0].clone()
+    inputs[-1] += 1
+    return inputs, pair[1]
+
+
+DATA, EVALUATION = _data(30, 0), _data(10, 1)
+
+
+def test_other_samples_and_other_models_of_equal_weights_are_noticed(tmp_path: Path) -> None:
+    def run(
+        dropout: float = 0.1,
+        activation: type[nn.Module] = nn.ReLU,
+        train: Any = DATA,
+        evaluate: Any = EVALUATION,
+        freeze: int = 0,
+    ) -> None:
+        torch.manual_seed(5)
+        teacher = nn.Sequential(nn.Linear(4, 8), activation(), nn.Linear(8, 3))
+        student = nn.Sequential(nn.Linear(4, 4), nn.Dropout(dropout), nn.Linear(4, 3))
+        student[freeze].bias.requires_grad_(False)
+        kdcore.distill(teacher, student, train, evaluate, ["logits"], epochs=1, resume=tmp_path)
+
+    run()
+    run()  # the control
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"dropout": 0.7}, "student"),
+        ({"freeze": 2}, "student"),
+        ({"activation": nn.Tanh}, "teachers.teacher"),
+        ({"train": _changed_inputs(_data(30, 0))}, "data.train"),
+        ({"evaluate": _changed_inputs(_data(10, 1))}, "data.eval"),
+    ]
+    for change, said in changes:
+        with pytest.raises(ResumeError, match=f"began with something else: {said};"):
+            run(**change)

@@ -14,7 +14,7 @@ import torch
 
 from kdcore import checkpoint
 from kdcore.checkpoint import Checkpoints
-from kdcore.errors import ResumeError, RunError
+from kdcore.errors import ModelError, ResumeError, RunError
 
 WEIGHT = torch.arange(6.0).reshape(2, 3)
 PARTS = {
@@ -170,7 +170,11 @@ def test_a_full_disk_leaves_the_old_one_and_says_what_was_needed(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(checkpoint, moment, full)
-    said = "it needs 0.0 KiB, .* are free" if code == errno.ENOSPC else "Input/output error"
+    said = (
+        r"tensors need 0\.0 KiB, .* were free when it failed"
+        if code == errno.ENOSPC
+        else "Input/output error"
+    )
     with pytest.raises(RunError, match=said):
         Checkpoints(saved.parent).save(8, PARTS)
     monkeypatch.undo()
@@ -179,7 +183,7 @@ def test_a_full_disk_leaves_the_old_one_and_says_what_was_needed(
 
 
 def test_a_value_that_cannot_be_saved_is_a_bug_and_leaves_nothing(saved: Path) -> None:
-    with pytest.raises(TypeError, match="cannot be saved"):
+    with pytest.raises(ModelError, match="cannot be saved"):
         Checkpoints(saved.parent).save(8, {"model": object()})
     assert len(list(saved.parent.iterdir())) == 2
 
@@ -233,3 +237,13 @@ def test_without_the_hashes_some_would_be(
     monkeypatch.setattr(checkpoint, "_checked", lambda path, _: path.read_bytes())
     with pytest.raises(AssertionError):
         _mutations(saved, 2000)
+
+
+def test_serial_numbers_do_not_end(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, PARTS).rename(tmp_path / "999999-step-1")
+    for step in (2, 3, 4):
+        newest = checkpoints.save(step, {**PARTS, "at": {"step": step}})
+    assert newest.name == "1000002-step-4"
+    assert _load(tmp_path)[0]["at"] == {"step": 4}
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision import models
 
 from kdcore.errors import ModelError, UserError
 from kdcore.files import (
@@ -229,6 +230,11 @@ class TestWeights:
         assert read_weights(path, "student").keys() == weights.keys()
         save_weights(path, {"module.a": torch.ones(1), "b": torch.ones(1)})
         assert read_weights(path, "student").keys() == {"module.a", "b"}
+
+    def test_a_module_that_looks_at_its_version_takes_them_as_its_own(self, tmp_path: Path) -> None:
+        model = models.get_model("mnasnet0_5", num_classes=2)
+        save_weights(tmp_path / "w.safetensors", model.state_dict())
+        load_weights(model, tmp_path / "w.safetensors", "student")
 
     def test_two_models_in_one_file_are_not_guessed_between(
         self, tmp_path: Path, weights: dict[str, Tensor]

@@ -1,5 +1,6 @@
 import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -133,3 +134,59 @@ def test_a_module_is_known_by_its_file(tmp_path: Path, monkeypatch: pytest.Monke
     before = source_of(module)
     (tmp_path / "kd_wrapper.py").write_text("x = 2\n")
     assert "" != before != source_of(module)
+
+
+class _Layer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3 * 4, 5)
+        self._rate = 0.1
+        self.rates = {"first": 0.1}
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layer(images.flatten(1))  # type: ignore[no-any-return]
+
+
+def _freeze(model: _Layer) -> None:
+    model.layer.bias.requires_grad_(False)
+
+
+def _hook(model: _Layer) -> None:
+    model.layer.register_forward_hook(lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _freeze,
+        _hook,
+        lambda model: setattr(model, "_rate", 0.2),
+        lambda model: model.rates.update(first=0.2),
+    ],
+)
+def test_what_changes_a_training_alone_changes_the_fingerprint(change: Any) -> None:
+    torch.manual_seed(0)
+    model = _Layer()
+    before = fingerprint_of(model, 2)
+    assert fingerprint_of(model, 2) == before  # the control
+    change(model)
+    assert fingerprint_of(model, 2) != before
+
+
+def test_a_packages_subpackages_are_part_of_a_methods_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "outer_package"
+    (package / "losses").mkdir(parents=True)
+    for folder in (package, package / "losses"):
+        (folder / "__init__.py").write_text("")
+    (package / "losses" / "mse.py").write_text("SCALE = 1")
+    (package / "losses" / "method.py").write_text("class Method: ...")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    method = importlib.import_module("outer_package.losses.method").Method
+    before = source_of(method)
+    (package / "losses" / "mse.py").write_text("SCALE = 50")
+    after = source_of(method)
+    assert after != before
+    (package / "__init__.py").write_text("CHANGED = 1")
+    assert source_of(method) != after

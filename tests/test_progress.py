@@ -75,3 +75,10 @@ def test_a_loss_too_small_for_four_decimals_is_shown_all_the_same() -> None:
     with TrainingDisplay(console, "t", 1) as display:
         display.on_epoch(replace(EPOCH, losses={"task": 1.0, "pkt": 4.2e-6, "zero": 0.0}))
     assert "pkt 4.20e-06, zero 0.0000" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_log_that_somebody_wrote_into_is_continued(tmp_path: Path) -> None:
+    file = tmp_path / "m.jsonl"
+    for line in ("3", "[]", '{"kind": "step"}', '{"kind": 1, "epoch": "a"}'):
+        file.write_text(f"{line}\n")
+        assert _log(file, STEP) == [("step", 0)]

@@ -11,7 +11,7 @@ from typer.exceptions import Abort, TyperException
 
 from kdcore import __version__
 from kdcore.cli import bench, cache, compare, layers, run, strategies
-from kdcore.errors import Interrupted, KdcoreError
+from kdcore.errors import FULL, Interrupted, KdcoreError
 from kdcore.interruption import Stopped, exit_code_of
 
 app = typer.Typer(
@@ -75,6 +75,12 @@ def run_command(arguments: list[str]) -> int:
         # The reader has gone; leave quietly, and keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        return _fail(f"no space left{where}: make room, and the same command continues", 3)
 
 
 def _interrupted(code: int = INTERRUPTED) -> int:

@@ -17,6 +17,9 @@ from kdcore.files import size_text
 
 MOST_WORKERS = 8
 
+DIED = ("exited unexpectedly", "is killed by signal")
+"""How PyTorch says that a worker has died."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -75,7 +78,7 @@ class Feed:
                     raise made
                 yield [batch.to(self._device) for batch in made]
         except RuntimeError as error:
-            if "exited unexpectedly" not in str(error):
+            if not any(words in str(error) for words in DIED):
                 raise
             raise DataError(
                 f"a process that reads ahead died ({' '.join(str(error).split())}); "

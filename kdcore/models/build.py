@@ -15,6 +15,7 @@ from kdcore.data.images import Images
 from kdcore.data.preprocess import Preprocess
 from kdcore.errors import ModelError, unknown
 from kdcore.files import load_weights
+from kdcore.fingerprint import source_of
 from kdcore.models.tutorial import DeepNN, LightNN
 from kdcore.probe import evaluating
 from kdcore.sections import ModelConfig
@@ -157,3 +158,9 @@ def _add_working_folder() -> None:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
+
+
+def code_of(name: str) -> str:
+    """Return the hash of the files that the callable of a model's name is in; empty for others."""
+    module = sys.modules.get(name.partition(":")[0]) if ":" in name else None
+    return "" if module is None else source_of(module)

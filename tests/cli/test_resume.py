@@ -1,5 +1,6 @@
 """Commands that are stopped, and the same commands again."""
 
+import errno
 import json
 import os
 import signal
@@ -158,6 +159,13 @@ def test_other_threads_are_said_and_refused_where_that_is_asked(
     assert "is 77; without --resume-exact it is continued" in capsys.readouterr().err
     assert _command("run", "--resume", folder) == 0
     assert "the last bits may differ: threads was" in capsys.readouterr().out
+    facts = json.loads((folder / "result.json").read_text())["facts"]
+    assert facts["continued"]["threads"] == 77
+    assert _command("run", "--resume", folder) == 0
+    assert "finished before, kept" in capsys.readouterr().out
+    monkeypatch.undo()  # what was continued elsewhere is no run of one piece
+    assert _command("run", file, "--out", tmp_path / "out") == 0
+    assert "was continued elsewhere" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -213,3 +221,29 @@ def test_a_training_of_stages_goes_on_in_the_stage_where_it_was_stopped(
     assert _command("run", file, "--out", tmp_path / "out") == 143
     assert _command("run", file, "--out", tmp_path / "out", "--json", again) == 0
     assert _numbers(again)[-1] == _numbers(whole)[-1]
+
+
+def test_a_teachers_folder_is_not_the_one_to_continue(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stop: Stop, file: Path
+) -> None:
+    stop(3, signal.SIGTERM)
+    assert _command("run", file, "--out", tmp_path / "out") == 143
+    (folder,) = (tmp_path / "out").glob("teacher-*")
+    capsys.readouterr()
+    assert _command("run", file, "--resume", folder) == 2
+    assert "is of a teacher: it goes on with the run of its student" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "student.safetensors")
+
+    monkeypatch.setattr("kdcore.run.save_weights", full)
+    assert _command("run", file, "--out", tmp_path / "out") == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: no space left for student.safetensors: make room, and the same")

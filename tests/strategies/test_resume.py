@@ -15,7 +15,7 @@ from kdcore.data.augment import Augment
 from kdcore.data.images import ArrayImages, LabelledImages
 from kdcore.data.preprocess import Preprocess
 from kdcore.data.source import ImageSource
-from kdcore.errors import Interrupted
+from kdcore.errors import Interrupted, ResumeError
 from kdcore.execution import Execution, in_best_layout
 from kdcore.history import History
 from kdcore.interruption import Interruption
@@ -214,3 +214,51 @@ def test_a_user_who_changes_nothing_but_the_seconds_between_saves_changes_nothin
     often = {"minutes": 1e-9, "epochs": 1, "keep": 3}
     assert _interrupted(tmp_path, [4], entries=EVERYTHING, saves=often) == everything
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 3
+
+
+class Odd(nn.Module):
+    """Looks at its version when it is loaded, and holds a buffer that is not saved with it."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(5))
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+        self.seen: torch.Tensor
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen += 1
+        return logits * self.scale * (1 + 0.1 * self.seen)
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *rest: Any) -> None:
+        if (metadata.get("version") or 1) < 2:  # as an old one would have to be mended
+            state[f"{prefix}scale"] = state[f"{prefix}scale"] * 2
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def test_modules_with_a_version_and_unsaved_buffers_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = small_student
+    monkeypatch.setitem(globals(), "small_student", lambda: nn.Sequential(small(), Odd()))
+    assert _interrupted(tmp_path, [2, 3], entries=["logits"]) == _train(None, entries=["logits"])
+
+
+def test_other_parameters_that_learn_are_refused_before_moments_are_mixed_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = small_student
+
+    def frozen(layer: int) -> nn.Module:
+        model = small()
+        [*model.parameters()][layer].requires_grad_(False)
+        return model
+
+    monkeypatch.setitem(globals(), "small_student", lambda: frozen(0))
+    with pytest.raises(Interrupted):
+        _train(tmp_path, 2)
+    monkeypatch.setitem(globals(), "small_student", lambda: frozen(2))
+    with pytest.raises(ResumeError, match="of other parameters"):
+        _train(tmp_path)
