@@ -100,8 +100,13 @@ def test_a_number_of_thousands_of_digits_is_refused(write: Write) -> None:
 
 def test_lists_nested_too_deeply_are_refused(write: Write) -> None:
     with pytest.raises(RecursionError):
-        tomllib.loads("a = " + "[" * DEEP)
-    assert _refused(write("a = " + "[" * DEEP)) == "nested too deeply"
+        tomllib.loads("a = " + "[\n" * DEEP)
+    assert _refused(write("a = " + "[\n" * DEEP)) == "nested too deeply"
+
+
+def test_a_line_that_a_parser_takes_minutes_over_is_refused(write: Write) -> None:
+    assert _refused(write("[" + "a." * 2**19 + "a]")).startswith("a line has more than 16384 bytes")
+    write("# " + "a" * 16_000)  # the control
 
 
 @pytest.mark.parametrize(
