@@ -1,11 +1,13 @@
 """Distillation in one call, for people who do not keep a training loop of their own."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -17,8 +19,9 @@ from kdcore.contract import Setup
 from kdcore.data.source import DatasetSource, Samples, Source
 from kdcore.devices import device_of, find_device
 from kdcore.distiller import Distiller
-from kdcore.errors import ConfigError, DataError
+from kdcore.errors import ConfigError, DataError, ResumeError
 from kdcore.execution import Execution
+from kdcore.files import make_folder
 from kdcore.fingerprint import digest_of, machine_facts, source_of, structure_of
 from kdcore.history import History, Observer
 from kdcore.nested import to_device
@@ -137,20 +140,37 @@ def distill(
             sources = {"train": source, "eval": test, "validation": validation}
             facts = _facts(distiller, sources, config, seed, place)
             saver = Saver(Path(resume), CheckpointConfig(), facts)
-        history = train(
-            distiller,
-            source,
-            config,
-            seed,
-            test=test,
-            validation=validation,
-            signals=signals,
-            observers=tuple(observers),
-            saver=saver,
-        )
+        with nullcontext() if resume is None else _alone(Path(resume)):
+            history = train(
+                distiller,
+                source,
+                config,
+                seed,
+                test=test,
+                validation=validation,
+                signals=signals,
+                observers=tuple(observers),
+                saver=saver,
+            )
     accuracy = history.epochs[-1].accuracy
     assert accuracy is not None
     return Result(student, accuracy, history)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuse a folder that another training saves itself in."""
+    lock = FileLock(make_folder(folder) / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ResumeError(
+            f"another training is saved in {folder}: wait for it, or give this one another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _digest(source: Source) -> str:

@@ -208,3 +208,15 @@ def test_other_samples_and_other_models_of_equal_weights_are_noticed(tmp_path: P
     for change, said in changes:
         with pytest.raises(ResumeError, match=f"began with something else: {said};"):
             run(**change)
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
+    class Again:
+        def on_step(self, record: object) -> None: ...
+
+        def on_epoch(self, record: EpochRecord) -> None:  # noqa: ARG002
+            with pytest.raises(ResumeError, match="another training is saved in"):
+                _seeded(resume=tmp_path)
+
+    _seeded(resume=tmp_path, epochs=1, observers=[Again()])
+    _seeded(resume=tmp_path, epochs=1)  # the control
