@@ -21,6 +21,7 @@ from kdcore.statistics import Summary, summarise
 from kdcore.weights import weight_text
 
 COMPARISON = "comparison.toml"
+REPORT = "report.md"
 SHOWN_CLASSES = 12
 
 
@@ -75,7 +76,8 @@ def compare(context: RunContext, config: ComparisonConfig) -> list[RunResult]:
 def _describe_itself(context: RunContext, description: bytes) -> None:
     """Write down what is compared, and say so where the folder held another comparison."""
     file = context.out / COMPARISON
-    if file.exists() and file.read_bytes() != description:
+    reported = (context.out / REPORT).exists()
+    if reported and file.exists() and file.read_bytes() != description:
         context.console.print(
             f"the report of another comparison in {context.out} will be replaced; keep both with "
             "--out DIR",

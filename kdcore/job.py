@@ -161,7 +161,8 @@ class Job:
     def why_not(self) -> str | None:
         """Say why a run that seems to be finished is done again; None where none seems to be."""
         if (self.folder / RESULT).exists():
-            return f"what is in {self.folder} is damaged, was changed or was continued elsewhere"
+            state = "is damaged or incomplete, was changed or continued elsewhere"
+            return f"what is in {self.folder} {state}"
         pattern = f"{self.name}-seed{self.seed}-*/{RESULT}"
         for file in sorted(self.out.glob(pattern), key=lambda file: -file.stat().st_mtime):
             saved = read_json(file)

@@ -65,6 +65,8 @@ def caption(results: Sequence[RunResult]) -> str:
     """Say what the numbers of a table are."""
     seeds = list(dict.fromkeys(result.seed for result in results))
     if len(seeds) == 1:
+        if not any(result.name == STUDENT for result in results):
+            return f"seed {seeds[0]}; one run proves little: kdcore compare has several seeds"
         several = ",".join(str(seeds[0] + more) for more in range(3))
         return f"seed {seeds[0]}; one seed proves little: --seeds {several}"
     listed = ", ".join(map(str, seeds))

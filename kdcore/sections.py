@@ -265,7 +265,7 @@ class CacheConfig(Section):
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="number format that it is kept in; the shorter ones change numbers"
     )
-    memory: int = Field(2 * GIB, ge=0, description="bytes that it may take in memory")
+    memory: int = Field(2 * GIB, ge=0, description="bytes that auto may take in memory")
     disk: int = Field(20 * GIB, ge=0, description="bytes that all caches on disk may take")
     folder: Path | None = Field(
         None,

@@ -99,6 +99,12 @@ def build_command(
     configfile.override(tree, assignments or [])
     compared = "candidates" in tree
     config = (configfile.as_comparison if compared else configfile.as_run)(tree, str(file))
+    if config.cache.mode in ("off", "memory"):
+        from kdcore.errors import ConfigError
+
+        raise ConfigError(
+            f"cache.mode = {config.cache.mode!r} writes nothing: leave it out, or say 'disk'"
+        )
     options.announce_imports(config.teacher.model, config.student.model)
 
     from rich.console import Console

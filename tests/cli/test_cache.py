@@ -116,3 +116,13 @@ def test_nothing_but_the_list_needs_the_folder(
 ) -> None:
     assert _said(capsys, "cache", "list").startswith("0 in")
     assert not (folder / "kept").exists()
+
+
+@pytest.mark.parametrize("mode", ["off", "memory"])
+def test_nothing_is_built_where_nothing_would_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str
+) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('strategies = [{ name = "logits" }]\n')
+    assert run_command(["cache", "build", str(file), "--set", f"cache.mode={mode}"]) == 2
+    assert f"cache.mode = '{mode}' writes nothing: leave it out" in capsys.readouterr().err

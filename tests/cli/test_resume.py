@@ -165,7 +165,7 @@ def test_other_threads_are_said_and_refused_where_that_is_asked(
     assert "finished before, kept" in capsys.readouterr().out
     monkeypatch.undo()  # what was continued elsewhere is no run of one piece
     assert _command("run", file, "--out", tmp_path / "out") == 0
-    assert "was continued elsewhere" in capsys.readouterr().out
+    assert "was changed or continued elsewhere" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
