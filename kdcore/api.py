@@ -1,13 +1,12 @@
 """Distillation in one call, for people who do not keep a training loop of their own."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -21,7 +20,7 @@ from kdcore.devices import device_of, find_device
 from kdcore.distiller import Distiller
 from kdcore.errors import ConfigError, DataError, ResumeError
 from kdcore.execution import Execution
-from kdcore.files import make_folder
+from kdcore.files import locked
 from kdcore.fingerprint import digest_of, machine_facts, source_of, structure_of
 from kdcore.history import History, Observer
 from kdcore.nested import to_device
@@ -157,20 +156,15 @@ def distill(
     return Result(student, accuracy, history)
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> AbstractContextManager[None]:
     """Refuse a folder that another training saves itself in."""
-    lock = FileLock(make_folder(folder) / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
+
+    def busy() -> None:
         raise ResumeError(
             f"another training is saved in {folder}: wait for it, or give this one another folder"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+        )
+
+    return locked(folder, busy)
 
 
 def _digest(source: Source) -> str:

@@ -7,7 +7,7 @@ trainer's: it needs every parameter that was built here.
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,7 +38,6 @@ class Assembly:
         setup: what strategies are told.
         precision: floating-point type of adapters, features and losses.
         automatic: by ``"student"``, and each teacher's name, the taps that were found by kind.
-        frozen: the student's parameters that are not trained until it is released.
     """
 
     parts: tuple[Part, ...]
@@ -47,7 +46,6 @@ class Assembly:
     setup: Setup
     precision: torch.dtype
     automatic: Mapping[str, Mapping[str, tuple[str, ...]]]
-    frozen: list[nn.Parameter] = field(default_factory=list)
 
     def move(self, device: torch.device) -> None:
         """Place what PyTorch does not move with the distiller: teachers, memory, streams."""

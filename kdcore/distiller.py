@@ -18,8 +18,9 @@ from kdcore.catalog import Catalog
 from kdcore.contract import AuxiliaryLoss, Setup
 from kdcore.devices import device_of
 from kdcore.ensemble import Ensemble, Member
-from kdcore.errors import ConfigError, ModelError, StrategyError, UserError, unknown
+from kdcore.errors import ConfigError, ModelError, UserError
 from kdcore.execution import PLAIN, Execution
+from kdcore.freezing import Frozen
 from kdcore.nested import in_precision
 from kdcore.part import Part
 from kdcore.selection import Entry, agreed_task_weight, select
@@ -117,6 +118,7 @@ class Distiller(nn.Module):
         self.epoch = 0
         self.step = 0
         self._ensemble = Ensemble(members, wrappers)
+        self._frozen = Frozen.but(student, trainable)
         if teacher_sample_input is None:
             teacher_sample_input = sample_input
         self._assembly = arm(
@@ -133,9 +135,9 @@ class Distiller(nn.Module):
         )
         self.execution = execution
         self.student = student
-        self._frozen = _freeze(student, trainable, self._assembly)
+        self._frozen.learn(False)
         self.strategies = nn.ModuleDict({part.member.label: part for part in self._parts})
-        self._release = weakref.finalize(self, _release, self._assembly)
+        self._release = weakref.finalize(self, _release, self._assembly, self._frozen)
 
     @property
     def _parts(self) -> tuple[Part, ...]:
@@ -270,21 +272,13 @@ class Distiller(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Set the mode of everything that is trained."""
         super().train(mode)
-        for module in self._frozen:
+        for module in self._frozen.modules:
             module.eval()
         return self
 
     def carried(self) -> dict[str, Mapping[str, Any]]:
         """Return, by label, what a later stage of the same student takes over of strategies."""
-        return {
-            part.member.label: {
-                "method": type(part.member.strategy),
-                "trained": {name: each.clone() for name, each in part.state_dict().items()},
-                "state": {name: each.clone() for name, each in part.state.items()},
-                "generator": part.generator.get_state(),
-            }
-            for part in self._parts
-        }
+        return {part.member.label: part.carried() for part in self._parts}
 
     def take_over(self, carried: Mapping[str, Mapping[str, Any]]) -> None:
         """Take over adapters, memory and random streams of strategies of the same label.
@@ -293,18 +287,8 @@ class Distiller(nn.Module):
             StrategyError: one of another method, or for other shapes, had the label.
         """
         for part in self._parts:
-            if (before := carried.get(part.member.label)) is None:
-                continue
-            shapes = {name: each.shape for name, each in part.state_dict().items()}
-            same = {name: each.shape for name, each in before["trained"].items()} == shapes
-            if before["method"] is not type(part.member.strategy) or not same:
-                raise StrategyError(
-                    f"{part.member}: an earlier stage had another method, or other adapters, by "
-                    "this label, which cannot be carried over; give it another label"
-                )
-            part.load_state_dict(before["trained"])
-            part.state.load(before["state"])
-            part.generator.set_state(before["generator"])
+            if part.member.label in carried:
+                part.take_over(carried[part.member.label])
 
     def advance(self) -> None:
         """Say that the optimizer has stepped: memory that strategies handed back takes effect.
@@ -359,33 +343,8 @@ class Distiller(nn.Module):
             part.generator.set_state(state["generators"][part.member.label])
 
 
-def _freeze(
-    student: nn.Module, trainable: Collection[str], assembly: Assembly
-) -> tuple[nn.Module, ...]:
-    """Take gradients from all of a student but some modules; return those without any."""
-    if not trainable:
-        return ()
-    names = dict(student.named_modules())
-    for name in trainable:
-        if not name or name not in names:
-            raise ModelError(f"trainable: {unknown('module', name, filter(None, names))}")
-    learning = {id(p) for name in trainable for p in names[name].parameters()}
-    frozen = [p for p in student.parameters() if p.requires_grad and id(p) not in learning]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    assembly.frozen.extend(frozen)
-    kept = {id(module) for name in trainable for module in names[name].modules()}
-    return tuple(
-        module
-        for module in student.modules()
-        if not kept & {id(inner) for inner in module.modules()} and list(module.parameters())
-    )
-
-
-def _release(assembly: Assembly) -> None:
-    for parameter in assembly.frozen:
-        parameter.requires_grad_(True)
-    assembly.frozen.clear()
+def _release(assembly: Assembly, frozen: Frozen) -> None:
+    frozen.learn(True)
     assembly.student.remove()
     # In reverse: one module may be two teachers, and the first of them saw the mode it was in.
     for teacher in reversed(tuple(assembly.teachers.values())):

@@ -4,12 +4,14 @@ import json
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -31,6 +33,28 @@ def make_folder(path: Path) -> Path:
             f"cannot write to the output folder {path}: {error.strerror}; choose another with --out"
         ) from None
     return path
+
+
+@contextmanager
+def locked(folder: Path, busy: Callable[[], None]) -> Iterator[None]:
+    """Keep other processes, and other users of this one, from a folder inside the block.
+
+    The lock is the system's, which releases it when its holder dies.
+
+    Args:
+        folder: the folder; made if it is not there.
+        busy: called where somebody else holds it, who is waited for unless it raises.
+    """
+    lock = FileLock(make_folder(folder) / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        busy()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

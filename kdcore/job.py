@@ -2,17 +2,15 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from kdcore.errors import NonFiniteLossError, ResumeError
-from kdcore.files import make_folder, read_json, write_json
+from kdcore.files import locked, make_folder, read_json, write_json
 from kdcore.fingerprint import CONTINUED, ENVIRONMENT, difference, fingerprint_of_facts
 from kdcore.history import History
 from kdcore.saving import check_origin
@@ -21,7 +19,6 @@ BEGUN = "job.json"
 RESULT = "result.json"
 FAILURE = "failure.json"
 CHECKPOINTS = "checkpoints"
-LOCK = ".lock"
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
 TEACHER_WEIGHTS = "teacher.safetensors"
@@ -92,22 +89,10 @@ class Job:
         """The folder of its files; others than its own key never share it."""
         return make_folder(self.at or self.out / f"{self.name}-seed{self.seed}-{self.key[:8]}")
 
-    @contextmanager
-    def alone(self, note: Callable[[str], None]) -> Iterator[None]:
-        """Keep other processes from the same job inside the block; waits for one that is at it.
-
-        The lock is the system's, which releases it when its holder dies.
-        """
-        lock = FileLock(self.folder / LOCK)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            note(f"another process is at {self.folder}: waiting for it")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+    def alone(self, note: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Keep other processes from the same job; waits for one that is at it, and says so."""
+        waits = f"another process is at {self.folder}: waiting for it"
+        return locked(self.folder, lambda: note(waits))
 
     def begin(self) -> None:
         """Write down what it begins with."""

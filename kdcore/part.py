@@ -1,6 +1,7 @@
 """What one strategy owns in a run, and how activations become the features that it sees."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +121,34 @@ class Part(nn.Module):
                     f"not take {list(value.shape)}: {' '.join(str(error).split())}"
                 ) from error
         return tuple(adapted)
+
+    def carried(self) -> dict[str, Any]:
+        """Return what a part by the same label in a later stage takes over."""
+        return {
+            "method": type(self.member.strategy),
+            "trained": {name: each.clone() for name, each in self.state_dict().items()},
+            "state": {name: each.clone() for name, each in self.state.items()},
+            "generator": self.generator.get_state(),
+        }
+
+    def take_over(self, before: Mapping[str, Any]) -> None:
+        """Take over what `carried` returned.
+
+        Raises:
+            StrategyError: it is of another method, or of other shapes.
+        """
+        own, other = (
+            {name: each.shape for name, each in weights.items()}
+            for weights in (self.state_dict(), before["trained"])
+        )
+        if before["method"] is not type(self.member.strategy) or own != other:
+            raise StrategyError(
+                f"{self.member}: an earlier stage had another method, or other adapters, by this "
+                "label, which cannot be carried over; give it another label"
+            )
+        self.load_state_dict(before["trained"])
+        self.state.load(before["state"])
+        self.generator.set_state(before["generator"])
 
     def describe(self) -> tuple[list[str], list[str]]:
         """Say, for student and teacher, what each role looks at and what stands behind it."""

@@ -30,7 +30,13 @@ LAYERS = (
         "kdcore.snapshot",
         "kdcore.interruption",
     ),
-    ("kdcore.validation", "kdcore.arrays", "kdcore.execution", "kdcore.checkpoint"),
+    (
+        "kdcore.validation",
+        "kdcore.arrays",
+        "kdcore.execution",
+        "kdcore.checkpoint",
+        "kdcore.freezing",
+    ),
     ("kdcore.store",),
     # the words of the hooks, and taps
     ("kdcore.contract", "kdcore.taps"),

@@ -73,8 +73,10 @@ def test_all_learns_where_nothing_is_said() -> None:  # the control
 
 
 def test_an_unknown_module_is_named_with_its_neighbours() -> None:
+    student = _student()
     with pytest.raises(ModelError, match="trainable: unknown module '7'"):
-        _distiller(_student(), "fitnets", trainable=["7"])
+        _distiller(student, "fitnets", trainable=["7"])
+    assert not any(each._forward_hooks for each in student.modules())  # nothing was set up yet
 
 
 def test_what_a_user_froze_stays_frozen_after_it() -> None:
