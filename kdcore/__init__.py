@@ -32,11 +32,14 @@ if TYPE_CHECKING:
     from kdcore.losses import require_same_classes as require_same_classes
     from kdcore.losses import require_same_shape as require_same_shape
     from kdcore.losses import squared_error as squared_error
+    from kdcore.nested import TeacherInputs as TeacherInputs
     from kdcore.strategy import Recommended as Recommended
     from kdcore.strategy import Strategy as Strategy
     from kdcore.strategy import StrategySettings as StrategySettings
     from kdcore.strategy import Tap as Tap
     from kdcore.strategy import auto as auto
+    from kdcore.teachers import MovingAverageTeacher as MovingAverageTeacher
+    from kdcore.teachers import TeacherEnsemble as TeacherEnsemble
     from kdcore.weights import Moving as Moving
 
 _HOMES = {
@@ -54,7 +57,9 @@ _HOMES = {
     "errors": ("KdcoreError",),
     "hookspecs": ("hookimpl",),
     "losses": ("require_same_classes", "require_same_shape", "squared_error"),
+    "nested": ("TeacherInputs",),
     "strategy": ("Recommended", "Strategy", "StrategySettings", "Tap", "auto"),
+    "teachers": ("MovingAverageTeacher", "TeacherEnsemble"),
     "weights": ("Moving",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

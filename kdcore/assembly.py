@@ -18,13 +18,22 @@ from kdcore.contract import Setup
 from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ModelError, TapError
 from kdcore.execution import PLAIN, Execution
-from kdcore.nested import to_device
+from kdcore.moving import MovingTeacher, copy_of
+from kdcore.nested import inputs_of, to_device
 from kdcore.part import Part
 from kdcore.randomness import isolated, stream
-from kdcore.signals import SignalKey
-from kdcore.survey import Roles, Survey
+from kdcore.signals import SignalKey, Signals
+from kdcore.survey import EnsembleSurvey, Roles, Survey
 from kdcore.taps import TapRecorder
 from kdcore.teacher import FrozenTeacher
+from kdcore.teachers import (
+    AnyTeacher,
+    MovingAverageTeacher,
+    TeacherEnsemble,
+    ensembles_of,
+    models_of,
+    title_of,
+)
 
 
 @dataclass
@@ -35,6 +44,8 @@ class Assembly:
         parts: what each strategy owns, in the order of the configuration.
         student: the student with its taps set.
         teachers: the frozen teachers by name.
+        moving: those that follow the student, by name.
+        ensembles: those that are the mean of others, by name.
         setup: what strategies are told.
         precision: floating-point type of adapters, features and losses.
         automatic: by ``"student"``, and each teacher's name, the taps that were found by kind.
@@ -43,14 +54,39 @@ class Assembly:
     parts: tuple[Part, ...]
     student: TapRecorder
     teachers: Mapping[str, FrozenTeacher]
+    moving: Mapping[str, MovingTeacher]
+    ensembles: Mapping[str, TeacherEnsemble]
     setup: Setup
     precision: torch.dtype
     automatic: Mapping[str, Mapping[str, tuple[str, ...]]]
+
+    def hear(self, inputs: Any, signals: Mapping[str, Signals]) -> Mapping[str, Signals]:
+        """Add what follows from the batch itself: what moving teachers and ensembles say.
+
+        Args:
+            inputs: what the student is given.
+            signals: what the frozen teachers say, by name.
+        """
+        heard = {**signals}
+        for name, moving in self.moving.items():
+            heard[name] = moving.signals(inputs)
+        for name, ensemble in self.ensembles.items():
+            heard[name] = ensemble.signals(heard)
+        return heard
+
+    def release(self) -> None:
+        """Take all hooks off the models and put the teachers' modes back."""
+        self.student.remove()
+        # In reverse: one module may be two teachers, and the first saw the mode it was in.
+        for teacher in reversed((*self.teachers.values(), *self.moving.values())):
+            teacher.release()
 
     def move(self, device: torch.device) -> None:
         """Place what PyTorch does not move with the distiller: teachers, memory, streams."""
         for teacher in self.teachers.values():
             teacher.model.to(device)
+        for moving in self.moving.values():
+            moving.move(device)
         for part in self.parts:
             part.state.move(device, self.precision)
             if part.generator.device != device:
@@ -65,13 +101,15 @@ class Discovery:
     Attributes:
         student: what was found out about the student.
         teachers: the same of the teachers, by name.
+        given: the teachers themselves, by name.
         parts: what each strategy owns, in the order of the configuration.
         setup: what strategies are told.
         precision: floating-point type of adapters, features and losses.
     """
 
     student: Survey
-    teachers: Mapping[str, Survey]
+    teachers: Mapping[str, Survey | EnsembleSurvey]
+    given: Mapping[str, AnyTeacher]
     parts: tuple[Part, ...]
     setup: Setup
     precision: torch.dtype
@@ -79,7 +117,7 @@ class Discovery:
 
 def discover(
     student: nn.Module,
-    teachers: Mapping[str, nn.Module],
+    teachers: Mapping[str, AnyTeacher],
     ensemble: Ensemble,
     samples: tuple[Any, Any],
     setup: Setup,
@@ -90,9 +128,10 @@ def discover(
 
     Args:
         student: the model to train.
-        teachers: the models to learn from, by name.
+        teachers: what to learn from, by name.
         ensemble: the strategies.
-        samples: a few samples as the student, and as the teachers, are given them.
+        samples: a few samples as the student, and as the teachers, are given them; see
+            `kdcore.nested.inputs_of`.
         setup: what strategies are told.
         seed: of adapters' weights and strategies' streams.
         device: where all of it runs.
@@ -102,21 +141,20 @@ def discover(
         TapError: a tap does not exist, did not run, or cannot be found automatically.
         StrategyError: a strategy broke its contract.
     """
-    _check_apart(student, teachers)
-    for model in (student, *teachers.values()):
+    models = models_of(teachers)
+    _check_apart(student, models)
+    for model in (student, *models.values()):
         model.to(device)
-    learner = Survey(student, to_device(samples[0], device), "student")
-    surveys = {
-        name: Survey(teacher, to_device(samples[1], device), _where(name, teachers))
-        for name, teacher in teachers.items()
-    }
+    own, others = to_device(samples[0], device), to_device(samples[1], device)
+    learner = Survey(student, own, "student")
+    surveys = _surveys(student, teachers, own, others)
     taps: dict[Member, tuple[Roles, Roles]] = {}
     for member in ensemble.members:
-        asked = ensemble.extract_features(member, setup)
+        wished = ensemble.extract_features(member, setup)
         try:
             taps[member] = (
-                learner.resolve(asked.student),
-                surveys[member.teacher].resolve(asked.teacher),
+                learner.resolve(wished.student),
+                surveys[member.teacher].resolve(wished.teacher),
             )
         except TapError as error:
             raise TapError(f"{member}: {error}") from None
@@ -125,16 +163,34 @@ def discover(
         setup = setup.with_class_count(learner.class_count)
     precision = _precision(student)
     parts = []
-    for member, (own, others) in taps.items():
-        shapes = learner.shapes(own), surveys[member.teacher].shapes(others)
+    for member, (asked, told) in taps.items():
+        shapes = learner.shapes(asked), surveys[member.teacher].shapes(told)
         with isolated(seed, member.label, "adapters"):
             adapters = ensemble.adapt_shapes(member, setup, *shapes)
         generator = stream(seed, member.label, "loss", device=device)
-        part = Part(member, own, others, shapes, adapters, generator, precision)
+        part = Part(member, asked, told, shapes, adapters, generator, precision)
         part.to(device, precision)
         part.state.move(device, precision)
         parts.append(part)
-    return Discovery(learner, surveys, tuple(parts), setup.to(device), precision)
+    return Discovery(learner, surveys, teachers, tuple(parts), setup.to(device), precision)
+
+
+def _surveys(
+    student: nn.Module, teachers: Mapping[str, AnyTeacher], own: Any, others: Any
+) -> dict[str, Survey | EnsembleSurvey]:
+    """Return what will be found out about each teacher; averages begin here, as the student is."""
+    models: dict[str, Survey] = {}
+    for name, teacher in teachers.items():
+        where = title_of(name)
+        if isinstance(teacher, MovingAverageTeacher):
+            models[name] = Survey(copy_of(student, where), own, where)
+        elif isinstance(teacher, nn.Module):
+            models[name] = Survey(teacher, inputs_of(others, name), where)
+    surveys: dict[str, Survey | EnsembleSurvey] = {**models}
+    for name, ensemble in ensembles_of(teachers).items():
+        members = {member: models[member] for member in ensemble.members}
+        surveys[name] = EnsembleSurvey(members, title_of(name))
+    return surveys
 
 
 def arm(discovery: Discovery, execution: Execution = PLAIN) -> Assembly:
@@ -146,21 +202,37 @@ def arm(discovery: Discovery, execution: Execution = PLAIN) -> Assembly:
         undo.callback(recorder.remove)
         if execution.backend is not None:
             recorder.compile(execution.backend)
-        frozen = {}
+        frozen, moving = {}, {}
         for name, survey in discovery.teachers.items():
+            if isinstance(survey, EnsembleSurvey):
+                continue
             wanted = _wanted(name, discovery.parts)
             teacher = FrozenTeacher(
                 survey.model, wanted, survey.where, survey.keep, precision, execution
             )
             undo.callback(teacher.release)
-            frozen[name] = teacher
+            given = discovery.given[name]
+            if isinstance(given, MovingAverageTeacher):
+                moving[name] = MovingTeacher(teacher, learner.model, given.decay)
+            else:
+                frozen[name] = teacher
         undo.pop_all()
     surveys = {"student": learner, **discovery.teachers}
     automatic = {
         name: {kind: tuple(map(str, found)) for kind, found in survey.automatic.items()}
         for name, survey in surveys.items()
     }
-    return Assembly(discovery.parts, recorder, frozen, discovery.setup, precision, automatic)
+    ensembles = ensembles_of(discovery.given)
+    return Assembly(
+        discovery.parts,
+        recorder,
+        frozen,
+        moving,
+        ensembles,
+        discovery.setup,
+        precision,
+        automatic,
+    )
 
 
 def _wanted(teacher: str, parts: Iterable[Part]) -> dict[SignalKey, FixedAdapter | None]:
@@ -179,7 +251,7 @@ def _check_apart(student: nn.Module, teachers: Mapping[str, nn.Module]) -> None:
     for name, teacher in teachers.items():
         if own & (_memory(teacher) | {id(module) for module in teacher.modules()}):
             raise ModelError(
-                f"student and {_where(name, teachers)} share weights or modules: training one "
+                f"student and {title_of(name)} share weights or modules: training one "
                 "would change the other; hand over a copy (copy.deepcopy)"
             )
 
@@ -187,10 +259,6 @@ def _check_apart(student: nn.Module, teachers: Mapping[str, nn.Module]) -> None:
 def _memory(model: nn.Module) -> set[int]:
     tensors = (*model.parameters(), *model.buffers())
     return {address for t in tensors if (address := t.untyped_storage().data_ptr())}
-
-
-def _where(name: str, teachers: Mapping[str, nn.Module]) -> str:
-    return "teacher" if len(teachers) == 1 else f"teacher {name}"
 
 
 def _precision(student: nn.Module) -> torch.dtype:

@@ -3,12 +3,41 @@
 Polyak and Juditsky (1992); exponential, as Tarvainen and Valpola (2017) use it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def averaged(model: nn.Module) -> list[Tensor]:
+    """Return what of a model is averaged: parameters and buffers of floating-point numbers."""
+    return [tensor for tensor in _tensors(model) if tensor.is_floating_point()]
+
+
+def copied(model: nn.Module) -> list[Tensor]:
+    """Return what of a model an average takes as it is: all other parameters and buffers."""
+    return [tensor for tensor in _tensors(model) if not tensor.is_floating_point()]
+
+
+def _tensors(model: nn.Module) -> tuple[Tensor, ...]:
+    return (*model.parameters(), *model.buffers())
+
+
+@torch.no_grad()
+def follow(average: Sequence[Tensor], own: Sequence[Tensor], decay: float, updates: int) -> None:
+    """Take a model's weights into their average, in place.
+
+    Args:
+        average: what was averaged so far.
+        own: the model's.
+        decay: what the average keeps of itself, in ``[0, 1)``, once it has begun.
+        updates: how many there were, this one included; the average keeps no more of itself than
+            ``(1 + updates) / (10 + updates)``.
+    """
+    kept = min(decay, (1 + updates) / (10 + updates))
+    torch._foreach_lerp_(list(average), list(own), 1 - kept)
 
 
 class WeightAverage:
@@ -24,11 +53,7 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._decay = decay
-        self._own = [
-            tensor
-            for tensor in (*model.parameters(), *model.buffers())
-            if tensor.is_floating_point()
-        ]
+        self._own = averaged(model)
         self._average: list[Tensor] = []
         self._updates = 0
 
@@ -39,8 +64,7 @@ class WeightAverage:
             self._average = [tensor.detach().clone() for tensor in self._own]
             return
         self._updates += 1
-        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
-        torch._foreach_lerp_(self._average, self._own, 1 - decay)
+        follow(self._average, self._own, self._decay, self._updates)
 
     @torch.no_grad()
     def _swap(self) -> None:

@@ -21,13 +21,15 @@ from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ConfigError, ModelError, UserError
 from kdcore.execution import PLAIN, Execution
 from kdcore.freezing import Frozen
-from kdcore.nested import in_precision
+from kdcore.moving import MovingTeacher
+from kdcore.nested import in_precision, inputs_of
 from kdcore.part import Part
 from kdcore.selection import Entry, agreed_task_weight, select
 from kdcore.signals import Signals
 from kdcore.taps import Observation, logits_of
 from kdcore.tasks import Classification, Counts, Mixed, Task, no_targets
 from kdcore.teacher import FrozenTeacher
+from kdcore.teachers import AnyTeacher, TeacherEnsemble, check_teachers, ensembles_of, named, needed
 from kdcore.weights import Moving, weight_at
 
 
@@ -58,14 +60,16 @@ class Distiller(nn.Module):
     state dict holds them and the strategies' memory. The teachers are no part of either.
 
     Args:
-        teacher: the model to learn from, or several by name; None for a student alone.
+        teacher: the model to learn from, a `MovingAverageTeacher`, or several by name, among them
+            a `TeacherEnsemble` of others; None for a student alone.
         student: the model to train.
         strategies: names, mappings with ``name``, optionally ``weight``, ``label``, ``teacher``
             and the method's settings, or `Strategy` instances.
         task_weight: weight of the task's loss, a number or a `Moving` one; if not given, what the
             strategies' papers use where they agree, otherwise 1.
         sample_input: some input of the student, whose first two samples show the shapes.
-        teacher_sample_input: the same samples as the teacher is given them, where that differs.
+        teacher_sample_input: the same samples as the teacher is given them, where that differs;
+            `TeacherInputs` where teachers differ among themselves.
         setup: sample count, class count or targets, for methods that ask for them.
         task: the student's task; classification if not given.
         seed: of the adapters' weights and the strategies' random streams.
@@ -89,7 +93,7 @@ class Distiller(nn.Module):
 
     def __init__(
         self,
-        teacher: nn.Module | Mapping[str, nn.Module] | None,
+        teacher: AnyTeacher | Mapping[str, AnyTeacher] | None,
         student: nn.Module,
         strategies: Iterable[Entry] = (),
         *,
@@ -106,10 +110,12 @@ class Distiller(nn.Module):
         trainable: Collection[str] = (),
     ) -> None:
         super().__init__()
-        teachers = _named(teacher)
+        teachers = named(teacher)
+        check_teachers(teachers, ensembles_of(teachers))
         members = select(strategies, teachers, catalog)
+        used = needed((member.teacher for member in members), ensembles_of(teachers))
         for name in teachers:
-            if not _is_used(name, members):
+            if name not in used:
                 raise ConfigError(f"no strategy learns from {name!r}: name one, or leave it out")
         if isinstance(task_weight, float | int) and not 0 <= task_weight < float("inf"):
             raise ConfigError(f"task_weight must be a number from 0, got {task_weight}")
@@ -165,12 +171,30 @@ class Distiller(nn.Module):
 
     @property
     def teachers(self) -> Mapping[str, FrozenTeacher]:
-        """The teachers of this run, by name."""
+        """The teachers of this run that are models of their own, by name."""
         return self._assembly.teachers
 
+    @property
+    def moving(self) -> Mapping[str, MovingTeacher]:
+        """The teachers that are a moving average of the student, by name."""
+        return self._assembly.moving
+
+    @property
+    def ensembles(self) -> Mapping[str, TeacherEnsemble]:
+        """The teachers that are the mean of others, by name."""
+        return self._assembly.ensembles
+
     def teacher_signals(self, inputs: Any, batch_size: int | None = None) -> dict[str, Signals]:
-        """Run every teacher on one batch, without gradients; see `FrozenTeacher.signals`."""
-        return {name: each.signals(inputs, batch_size) for name, each in self.teachers.items()}
+        """Run every model among the teachers on one batch, without gradients.
+
+        Args:
+            inputs: what they are given, the same or `TeacherInputs`.
+            batch_size: samples at a time, see `FrozenTeacher.signals`.
+        """
+        return {
+            name: each.signals(inputs_of(inputs, name), batch_size)
+            for name, each in self.teachers.items()
+        }
 
     def forward(
         self,
@@ -190,8 +214,10 @@ class Distiller(nn.Module):
             targets: ``int64 [batch]``; -100, or None for all, where a sample has no label.
             indices: ``int64 [batch]``, each sample's index in the training set, for methods
                 that remember samples.
-            teacher_inputs: the same samples as the teacher is given them, where that differs.
-            signals: what the teachers say of the batch, where it is known already.
+            teacher_inputs: the same samples as the teacher is given them, where that differs;
+                `TeacherInputs` where teachers differ among themselves.
+            signals: what `teachers` say of the batch, where it is known already; the others are
+                asked, or follow from it.
             counts: by what means are divided, for a batch that is a part of an optimizer step;
                 see `Task.count`. If not given, the batch is the whole step.
             mixed: what the samples were mixed with, by mixup or CutMix.
@@ -217,6 +243,7 @@ class Distiller(nn.Module):
         counts = counts or here
         if signals is None:
             signals = self.teacher_signals(inputs if teacher_inputs is None else teacher_inputs)
+        signals = self._assembly.hear(inputs, signals)
         with torch.autocast(logits.device.type, enabled=False):
             logits = in_precision(logits, self._assembly.precision)
             task = self.task.mixed_loss(logits, targets, mixed).sum() / counts.labelled.clamp(min=1)
@@ -277,11 +304,17 @@ class Distiller(nn.Module):
         return self
 
     def carried(self) -> dict[str, Mapping[str, Any]]:
-        """Return, by label, what a later stage of the same student takes over of strategies."""
-        return {part.member.label: part.carried() for part in self._parts}
+        """Return what a later stage of the same student takes over.
+
+        Of strategies by label; of moving teachers by ``"teacher NAME"``, which is no label.
+        """
+        parts = {part.member.label: part.carried() for part in self._parts}
+        return parts | {f"teacher {name}": _cloned(each) for name, each in self.moving.items()}
 
     def take_over(self, carried: Mapping[str, Mapping[str, Any]]) -> None:
         """Take over adapters, memory and random streams of strategies of the same label.
+
+        A moving teacher goes on as the one of the same name was.
 
         Raises:
             StrategyError: one of another method, or for other shapes, had the label.
@@ -289,15 +322,20 @@ class Distiller(nn.Module):
         for part in self._parts:
             if part.member.label in carried:
                 part.take_over(carried[part.member.label])
+        for name, teacher in self.moving.items():
+            if (before := carried.get(f"teacher {name}")) is not None:
+                teacher.load_state_dict(before)
 
     def advance(self) -> None:
-        """Say that the optimizer has stepped: memory that strategies handed back takes effect.
+        """Say that the optimizer has stepped: strategies' new memory counts, averages follow.
 
         Call it once after each ``optimizer.step()``; set `epoch` where strategies depend on it.
         """
         self.step += 1
         for part in self._parts:
             part.state.commit()
+        for teacher in self.moving.values():
+            teacher.update()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move everything that a run holds when PyTorch moves the module.
@@ -326,12 +364,13 @@ class Distiller(nn.Module):
         self.close()
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return what is no parameter: steps, strategies' memory and random streams."""
+        """Return what is no parameter: steps, strategies' memory, random streams, averages."""
         return {
             "epoch": self.epoch,
             "step": self.step,
             "state": {part.member.label: dict(part.state) for part in self._parts},
             "generators": {part.member.label: part.generator.get_state() for part in self._parts},
+            "moving": {name: each.state_dict() for name, each in self.moving.items()},
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -341,23 +380,17 @@ class Distiller(nn.Module):
         for part in self._parts:
             part.state.load(state["state"][part.member.label])
             part.generator.set_state(state["generators"][part.member.label])
+        for name, teacher in self.moving.items():
+            teacher.load_state_dict(state["moving"][name])
 
 
 def _release(assembly: Assembly, frozen: Frozen) -> None:
     frozen.learn(True)
-    assembly.student.remove()
-    # In reverse: one module may be two teachers, and the first of them saw the mode it was in.
-    for teacher in reversed(tuple(assembly.teachers.values())):
-        teacher.release()
+    assembly.release()
 
 
-def _named(teacher: nn.Module | Mapping[str, nn.Module] | None) -> Mapping[str, nn.Module]:
-    if teacher is None:
-        return {}
-    if isinstance(teacher, nn.Module):
-        return {"teacher": teacher}
-    return teacher
-
-
-def _is_used(name: str, members: Collection[Member]) -> bool:
-    return any(member.teacher == name for member in members)
+def _cloned(teacher: MovingTeacher) -> dict[str, Any]:
+    return {
+        key: [each.clone() for each in value] if isinstance(value, list) else value
+        for key, value in teacher.state_dict().items()
+    }

@@ -1,10 +1,52 @@
 """What models are given: one tensor, or a sequence or mapping of them, treated alike."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from kdcore.errors import DataError, unknown
+
+
+@dataclass(frozen=True)
+class TeacherInputs:
+    """The same samples as several teachers are given them, where these want them differently.
+
+    Attributes:
+        by_name: by the teachers' names: a tensor ``[batch, ...]``, a tuple or a mapping.
+    """
+
+    by_name: Mapping[str, Any]
+
+    def map(
+        self, function: Callable[[Tensor], Tensor], known: Mapping[int, Any] | None = None
+    ) -> "TeacherInputs":
+        """Apply a function to each tensor; what teachers share is mapped once and stays shared.
+
+        Args:
+            function: what to apply.
+            known: by the identity of inputs, what was made of them already.
+        """
+        done = dict(known or {})
+        for inputs in self.by_name.values():
+            if id(inputs) not in done:
+                done[id(inputs)] = map_tensors(inputs, function)
+        return TeacherInputs({name: done[id(each)] for name, each in self.by_name.items()})
+
+
+def inputs_of(given: Any, teacher: str) -> Any:
+    """Return what one teacher is given, where all are given the same, or each its own.
+
+    Raises:
+        DataError: there is nothing for it.
+    """
+    if not isinstance(given, TeacherInputs):
+        return given
+    if teacher not in given.by_name:
+        raise DataError(f"teacher inputs: {unknown('teacher', teacher, given.by_name)}")
+    return given.by_name[teacher]
 
 
 def map_tensors(inputs: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -15,6 +57,8 @@ def map_tensors(inputs: Any, function: Callable[[Tensor], Tensor]) -> Any:
         return {key: map_tensors(value, function) for key, value in inputs.items()}
     if isinstance(inputs, tuple | list):
         return tuple(map_tensors(value, function) for value in inputs)
+    if isinstance(inputs, TeacherInputs):
+        return inputs.map(function)
     return inputs
 
 

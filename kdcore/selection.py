@@ -15,10 +15,9 @@ from kdcore.ensemble import Member
 from kdcore.errors import CatalogError, ConfigError, unknown
 from kdcore.experiment import StrategyConfig
 from kdcore.strategy import API_VERSION, RESERVED, Strategy
+from kdcore.teachers import ALL_TEACHERS
 from kdcore.validation import describe_validation
 from kdcore.weights import scaled
-
-ALL_TEACHERS = "all"
 
 Entry = str | Mapping[str, Any] | StrategyConfig | Strategy | type[Strategy]
 

@@ -7,12 +7,56 @@ from torch import nn
 
 from kdcore.automatic import find
 from kdcore.contract import Shapes, TapLike
-from kdcore.errors import ModelError
+from kdcore.errors import ModelError, TapError
 from kdcore.nested import first_samples
 from kdcore.probe import PROBE_SAMPLES, Probed, Trace, probe, trace
 from kdcore.taps import TapAddress, check_exists
 
 Roles = Mapping[str, tuple[TapAddress, ...]]
+
+
+class EnsembleSurvey:
+    """An ensemble of teachers: it has logits, and no place to tap.
+
+    Args:
+        members: what is found out about its members, by name.
+        where: its name in errors.
+    """
+
+    def __init__(self, members: Mapping[str, "Survey"], where: str) -> None:
+        self.members = dict(members)
+        self.where = where
+        self.automatic: dict[str, tuple[TapAddress, ...]] = {}
+
+    def resolve(self, taps: Mapping[str, TapLike]) -> Roles:
+        """Return no addresses.
+
+        Raises:
+            TapError: one was asked for.
+        """
+        for role, listed in taps.items():
+            if listed:
+                raise TapError(
+                    f"{self.where} is an ensemble, which has logits and no place to tap (for "
+                    f"{role!r}); bind the strategy to one of {', '.join(self.members)}"
+                )
+        return dict.fromkeys(taps, ())
+
+    def shapes(self, roles: Roles) -> Shapes:
+        """Return the shape of the logits, which is that of each member's.
+
+        Raises:
+            ModelError: a member has none, or others than the rest; or there is no sample.
+        """
+        found = {name: survey.shapes({}).logits for name, survey in self.members.items()}
+        first, *others = found.values()
+        if first is None or any(other != first for other in others):
+            told = (f"{name} {list(s[1:]) if s else 'none'}" for name, s in found.items())
+            raise ModelError(
+                f"{self.where}: a mean needs logits of one shape of all members, and they have: "
+                + ", ".join(told)
+            )
+        return Shapes(dict.fromkeys(roles, ()), first)
 
 
 class Survey:

@@ -36,12 +36,13 @@ LAYERS = (
         "kdcore.execution",
         "kdcore.checkpoint",
         "kdcore.freezing",
+        "kdcore.averaging",
     ),
     ("kdcore.store",),
     # the words of the hooks, and taps
     ("kdcore.contract", "kdcore.taps"),
     ("kdcore.signals",),
-    ("kdcore.hookspecs",),
+    ("kdcore.hookspecs", "kdcore.teachers"),
     ("kdcore.strategy",),
     # what is found out about one model, and what losses are made of
     ("kdcore.probe",),
@@ -57,6 +58,7 @@ LAYERS = (
     # strategies in a run
     ("kdcore.ensemble",),
     ("kdcore.selection", "kdcore.part", "kdcore.teacher"),
+    ("kdcore.moving",),
     ("kdcore.assembly", "kdcore.answers"),
     ("kdcore.distiller",),
     # data
@@ -88,7 +90,6 @@ LAYERS = (
         "kdcore.evaluation",
         "kdcore.listening",
         "kdcore.readings",
-        "kdcore.averaging",
     ),
     ("kdcore.asking",),
     ("kdcore.cache",),
