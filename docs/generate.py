@@ -14,7 +14,6 @@ from kdcore.experiment import (
     Experiment,
     RunConfig,
     StageConfig,
-    TeacherConfig,
 )
 from kdcore.sections import (
     AugmentConfig,
@@ -24,6 +23,7 @@ from kdcore.sections import (
     ModelConfig,
     TrainConfig,
 )
+from kdcore.teaching import AverageConfig, EnsembleConfig, TeacherConfig
 from kdcore.weights import Moving
 
 PAGE = Path(__file__).parent / "configuration.md"
@@ -38,8 +38,10 @@ def tables() -> str:
         ("Top level, of a run", RunConfig, shared),
         ("Top level, of a comparison", ComparisonConfig, shared),
         ("`[data]`", DataConfig, set()),
-        ("`[teacher]` and `[student]`", ModelConfig, set()),
-        ("`[teacher]` alone", TeacherConfig, set(ModelConfig.model_fields)),
+        ("`[teacher]`, `[teachers.NAME]` and `[student]`", ModelConfig, set()),
+        ("`[teacher]` and `[teachers.NAME]` alone", TeacherConfig, set(ModelConfig.model_fields)),
+        ("`[teachers.NAME]` that is an ensemble", EnsembleConfig, set()),
+        ("`[teachers.NAME]` that is the student's average", AverageConfig, set()),
         ("`[train]`", TrainConfig, set()),
         ("`[augment]`", AugmentConfig, set()),
         ("`[cache]`", CacheConfig, set()),

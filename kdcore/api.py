@@ -31,6 +31,7 @@ from kdcore.selection import Entry
 from kdcore.snapshot import split
 from kdcore.taps import logits_of, run_model
 from kdcore.tasks import UNLABELLED, Classification
+from kdcore.teacher import AnyTeacher
 from kdcore.trainer import train
 from kdcore.validation import describe_validation
 from kdcore.weights import Moving
@@ -54,7 +55,7 @@ class Result:
 
 
 def distill(
-    teacher: nn.Module | Mapping[str, nn.Module] | None,
+    teacher: AnyTeacher | Mapping[str, AnyTeacher] | None,
     student: nn.Module,
     train_data: Data,
     eval_data: Data,
@@ -71,7 +72,8 @@ def distill(
     """Train a classifier to do its task and to follow a teacher.
 
     Args:
-        teacher: the model to learn from, or several by name; None to train the student alone.
+        teacher: the model to learn from, a `MovingAverageTeacher` for the student's own average, or
+            several by name, among them a `TeacherEnsemble`; None to train the student alone.
         student: the model to train, in place.
         train_data: a data set of ``(input, target)`` pairs, or a pair of tensors
             ``[samples, ...]`` and ``int64 [samples]``; -100 is no label.
@@ -199,6 +201,8 @@ def _facts(
         "teachers": {
             name: structure_of(teacher.model) for name, teacher in distiller.teachers.items()
         },
+        "ensembles": {name: repr(each) for name, each in distiller.ensembles.items()},
+        "averages": {name: each.decay for name, each in distiller.moving.items()},
         "data": {name: source and _digest(source) for name, source in sources.items()},
         "kdcore": own_version(),
         **machine_facts(device),

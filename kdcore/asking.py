@@ -4,7 +4,7 @@ Whether that is done, and where the arrays are, is decided in `cache`.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +25,21 @@ ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
+class Identity:
+    """Who a teacher is, and by what else its answers shall be found again.
+
+    Attributes:
+        fingerprint: hash of its weights and of what it computes.
+        labels: facts beside it that are no part of the key of its answers.
+        absent: whether its weights are missing, so that it cannot be asked.
+    """
+
+    fingerprint: str
+    labels: Mapping[str, object] = field(default_factory=dict)
+    absent: bool = False
+
+
+@dataclass(frozen=True)
 class Request:
     """What a training wants of its teachers.
 
@@ -33,10 +48,9 @@ class Request:
         source: what will be learned from.
         batch_size: samples that the teachers are given at a time, live or kept.
         device: of the training.
-        facts: what else the signals depend on, the teachers' fingerprints above all; None where
-            that is not known, so that nothing can be kept beyond this training.
-        labels: by what else the answers shall be found again; no part of their key.
-        absent: whether the teachers' weights are missing, so that they cannot be asked.
+        facts: what else the signals of all teachers depend on; None where that is not known, so
+            that nothing can be kept beyond this training.
+        identities: who the teachers are, by name, as far as the facts do not say it.
     """
 
     teachers: Teachers
@@ -44,8 +58,23 @@ class Request:
     batch_size: int
     device: torch.device
     facts: Mapping[str, object] | None = None
-    labels: Mapping[str, object] = field(default_factory=dict)
-    absent: bool = False
+    identities: Mapping[str, Identity] = field(default_factory=dict)
+
+    def of_one(self, name: str) -> "Request":
+        """Return what it wants of one teacher."""
+        identities = {each: who for each, who in self.identities.items() if each == name}
+        return replace(self, teachers={name: self.teachers[name]}, identities=identities)
+
+    @property
+    def name(self) -> str:
+        """The teacher's name, where it is of one."""
+        (name,) = self.teachers
+        return name
+
+    @property
+    def absent(self) -> bool:
+        """Whether a teacher cannot be asked."""
+        return any(identity.absent for identity in self.identities.values())
 
     @property
     def rows(self) -> int:

@@ -25,15 +25,8 @@ from kdcore.randomness import isolated, stream
 from kdcore.signals import SignalKey, Signals
 from kdcore.survey import EnsembleSurvey, Roles, Survey
 from kdcore.taps import TapRecorder
-from kdcore.teacher import FrozenTeacher
-from kdcore.teachers import (
-    AnyTeacher,
-    MovingAverageTeacher,
-    TeacherEnsemble,
-    ensembles_of,
-    models_of,
-    title_of,
-)
+from kdcore.teacher import AnyTeacher, FrozenTeacher, mean_of, models_of
+from kdcore.teachers import MovingAverageTeacher, TeacherEnsemble, ensembles_of, title_of
 
 
 @dataclass
@@ -71,14 +64,16 @@ class Assembly:
         for name, moving in self.moving.items():
             heard[name] = moving.signals(inputs)
         for name, ensemble in self.ensembles.items():
-            heard[name] = ensemble.signals(heard)
+            heard[name] = mean_of(ensemble, heard)
         return heard
 
     def release(self) -> None:
         """Take all hooks off the models and put the teachers' modes back."""
         self.student.remove()
+        for moving in self.moving.values():
+            moving.release()
         # In reverse: one module may be two teachers, and the first saw the mode it was in.
-        for teacher in reversed((*self.teachers.values(), *self.moving.values())):
+        for teacher in reversed(tuple(self.teachers.values())):
             teacher.release()
 
     def move(self, device: torch.device) -> None:

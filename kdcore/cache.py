@@ -6,6 +6,7 @@ signals are read in `listening`; the files are in `store`.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,22 @@ from kdcore.catalog import own_version
 from kdcore.errors import ConfigError
 from kdcore.files import size_text
 from kdcore.fingerprint import fingerprint_of_facts, machine_facts
-from kdcore.listening import Arrays, KeptSignals, LiveSignals, SignalSource, Teachers, array_name
+from kdcore.listening import (
+    Arrays,
+    JoinedSignals,
+    KeptSignals,
+    LiveSignals,
+    SignalSource,
+    Teachers,
+    array_name,
+    renamed,
+)
 from kdcore.sections import CacheConfig
 from kdcore.signals import SignalKey
 from kdcore.store import Slot, Store
 from kdcore.taps import TapAddress
 from kdcore.teacher import FrozenTeacher
-
-DEPENDS = "the teacher runs every epoch: what it says depends on the samples beside"
+from kdcore.teachers import TEACHER, title_of
 
 
 class _NeighboursError(Exception):
@@ -45,8 +54,21 @@ def open_store(config: CacheConfig) -> Store:
     return Store(config.folder or default_folder(), config.disk)
 
 
+@dataclass(frozen=True)
+class _Held:
+    """What is kept of one teacher."""
+
+    key: str
+    arrays: Arrays
+    place: str
+    nbytes: int
+
+
 class SignalCache:
     """The signals that one process keeps for its runs, and those that others left on disk.
+
+    Of each teacher they are kept apart: what is kept of one serves whoever asks it, beside others
+    or alone.
 
     Args:
         config: how they are kept.
@@ -56,7 +78,7 @@ class SignalCache:
     def __init__(self, config: CacheConfig, note: Callable[[str], None]) -> None:
         self._config = config
         self._note = note
-        self._memory: dict[str, Arrays] = {}
+        self._held: dict[str, _Held] = {}
         self._not_kept: set[str] = set()
         self._expected: dict[str, dict[SignalKey, FixedAdapter | None]] = {}
         self._copied: dict[str, set[TapAddress]] = {}
@@ -73,78 +95,85 @@ class SignalCache:
         Raises:
             ConfigError: keeping was asked for and cannot be done.
         """
-        mode = self._config.mode
-        live = LiveSignals(request.teachers, request.batch_size, self._config.dtype)
-        if not request.teachers:
+        asked, read = dict[str, FrozenTeacher](), dict[str, FrozenTeacher]()
+        arrays: dict[str, torch.Tensor] = {}
+        for name, teacher in request.teachers.items():
+            found = self._decided(request.of_one(name))
+            (asked if found is None else read)[name] = teacher
+            arrays |= found or {}
+        live = LiveSignals(asked, request.batch_size, self._config.dtype)
+        if not read:
             return live
+        kept = KeptSignals(arrays, read, len(request.source), request.device)
+        return JoinedSignals(live, kept) if asked else kept
+
+    def _decided(self, request: Request) -> Arrays | None:
+        """Return the arrays that answer a request of one teacher; None to ask it live."""
+        mode, who = self._config.mode, _who(request)
         if request.absent and (mode == "off" or request.source.views is None):
             raise ConfigError(
-                "the teacher's weights are missing, so that it cannot be asked; its kept answers "
+                f"{who}'s weights are missing, so that it cannot be asked; its kept answers "
                 "serve samples that are the same every epoch, and cache.mode other than 'off'"
             )
         if mode == "off":
-            self._note("the teacher runs every epoch, as asked")
-            return live
+            self._note(f"{who} runs every epoch, as asked")
+            return None
         if request.source.views is None:
             if mode != "auto":
                 raise ConfigError(
                     f"cache.mode = {mode!r} needs samples that are the same every epoch, or views "
                     "that come again (augment.views)"
                 )
-            self._note("the teacher runs every epoch: its images are not the same every epoch")
-            return live
-        arrays = self._kept(request)
-        if arrays is None:
-            return live
-        return KeptSignals(arrays, request.teachers, len(request.source), request.device)
+            self._note(f"{who} runs every epoch: its images are not the same every epoch")
+            return None
+        return self._kept(request)
 
     def _kept(self, request: Request) -> Arrays | None:
         """Return the arrays that answer a request, found or computed now; None to ask live."""
         facts = self._facts(request)
-        key = fingerprint_of_facts(facts) if facts else ""
-        wanted = {
-            array_name(name, f"tap {each}")
-            for name, teacher in request.teachers.items()
-            for each in teacher.wanted
-        }
-        if key in self._memory and wanted <= set(self._memory[key]):
-            self._note("the teacher does not run: what it says is kept already")
-            return self._memory[key]
+        key, name, who = fingerprint_of_facts(facts) if facts else "", request.name, _who(request)
+        depends = f"{who} runs every epoch: what it says depends on the samples beside"
+        wanted = {array_name(name, f"tap {each}") for each in request.teachers[name].wanted}
+        held = self._held.get(name)
+        if facts and held and held.key == key and wanted <= set(held.arrays):
+            self._note(f"{who} does not run: what it says is kept already")
+            return held.arrays
         if key in self._not_kept:
-            self._note(DEPENDS)
+            self._note(depends)
             return None
-        widest = {name: self._widest(name, each) for name, each in request.teachers.items()}
+        # One lot of answers a teacher: those of another seed are not asked for again.
+        self._held.pop(name, None)
+        widest = {name: self._widest(name, request.teachers[name])}
         live = LiveSignals(widest, request.batch_size, self._config.dtype)
         try:
             # As they are: filled up to a batch, two samples would cost a whole one.
             specs = dict(specs_of(LiveSignals(widest), request, self._config.dtype))
             nbytes = sum(spec.nbytes for spec in specs.values())
-            where = "disk" if request.absent else self._where(nbytes, facts)
+            where = "disk" if request.absent else self._where(nbytes, facts, who)
             if where == "disk":
                 assert facts is not None
-                self._memory = {key: self._on_disk(request, live, specs, {**facts, "base": key})}
-                return self._memory[key]
+                arrays = self._on_disk(request, live, specs, {**facts, "base": key})
+                self._held[name] = _Held(key, arrays, where, nbytes)
+                return arrays
             if where == "memory":
                 self._note(_said(request, nbytes, "memory"))
-                # One teacher's at a time: that of another seed is not asked for again.
-                self._memory = {}
                 place = _place(request.device, nbytes)
                 arrays = {
-                    name: torch.empty(spec.shape, dtype=spec.dtype, device=place)
-                    for name, spec in specs.items()
+                    each: torch.empty(spec.shape, dtype=spec.dtype, device=place)
+                    for each, spec in specs.items()
                 }
                 ask_all(arrays, live, request)
                 self._check_place(arrays, live, request)
-                self._memory = {key: arrays} if facts else {}
+                self._held[name] = _Held(key, arrays if facts else {}, where, nbytes)
                 return arrays
             return None
         except _NeighboursError:
             if self._config.mode != "auto":
                 raise ConfigError(
-                    "what this teacher says of a sample depends on the samples beside it, so that "
-                    "it cannot be kept; leave cache.mode out, or set it to 'off'"
+                    f"what {who} says of a sample depends on the samples beside it, so that it "
+                    "cannot be kept; leave cache.mode out, or set it to 'off'"
                 ) from None
-            self._note(DEPENDS)
+            self._note(depends)
             if facts:
                 self._not_kept.add(key)
             return None
@@ -159,52 +188,61 @@ class SignalCache:
         specs: Mapping[str, ArraySpec],
         facts: Mapping[str, object],
     ) -> Arrays:
-        store, names = open_store(self._config), sorted(specs)
+        # On disk a teacher has no name: whoever asks the same one may call it otherwise.
+        store, specs = open_store(self._config), renamed(specs, request.name, TEACHER)
+        names = sorted(specs)
         key = _entry_with(store, str(facts["base"]), names)
         with store.locked(key) as slot:
             arrays = self._read(slot, live, request)
             if arrays is None:
                 if request.absent:
                     raise ConfigError(
-                        "the teacher's weights are missing, and what is kept of it does not hold "
-                        f"all that this run wants: {', '.join(names)}"
+                        f"{_who(request)}'s weights are missing, and what is kept of it does not "
+                        f"hold all that this run wants: {', '.join(names)}"
                     )
                 nbytes = sum(spec.nbytes for spec in specs.values())
                 self._note(_said(request, nbytes, str(store.folder)))
-                with slot.building(specs, {**request.labels, **facts, "arrays": names}) as made:
+                about = {**_labels(request), **facts, "arrays": names}
+                with slot.building(specs, about) as building:
+                    made = renamed(building, TEACHER, request.name)
                     ask_all(made, live, request)
                     self._check_place(made, live, request)
-                arrays = slot.open().arrays
-        assert arrays is not None
+                opened = slot.open().arrays
+                assert opened is not None
+                arrays = renamed(opened, TEACHER, request.name)
         return arrays
 
     def _read(self, slot: Slot, live: LiveSignals, request: Request) -> Arrays | None:
         """Open an entry on disk and hold it against the teachers; None where it does not serve."""
-        opened = slot.open()
+        opened, who = slot.open(), _who(request)
         problem = opened.problem
         if opened.arrays is not None:
-            if request.absent or agrees(opened.arrays, live, request):
-                self._note(f"the teacher does not run: what it says was kept in {slot.folder}")
-                return opened.arrays
-            problem = f"{slot.folder} is not what the teacher says"
+            arrays = renamed(opened.arrays, TEACHER, request.name)
+            if request.absent or agrees(arrays, live, request):
+                self._note(f"{who} does not run: what it says was kept in {slot.folder}")
+                return arrays
+            problem = f"{slot.folder} is not what {who} says"
             slot.remove()
         if problem:
-            self._note(f"teacher cache: {problem}; the teacher is asked again")
+            self._note(f"teacher cache: {problem}; {who} is asked again")
         return None
 
     def _facts(self, request: Request) -> dict[str, object] | None:
         """Return all that kept signals depend on, but for what is tapped; None if not known."""
-        fingerprint = None if request.facts is None else request.source.fingerprint
+        name = request.name
+        fingerprint = None if request.facts is None else request.source.fingerprint_for(name)
         if fingerprint is None:
             return None
+        identity = request.identities.get(name)
         return {
             **(request.facts or {}),
+            "teacher": identity.fingerprint if identity else f"unknown but for its name: {name}",
             "data": fingerprint,
             "views": request.source.views,
             "batch_size": request.batch_size,
             "dtype": self._config.dtype,
             "kdcore": own_version(),
-            "precision_of_signals": sorted({str(t.precision) for t in request.teachers.values()}),
+            "precision_of_signals": str(request.teachers[name].precision),
             **machine_facts(request.device),
         }
 
@@ -219,22 +257,25 @@ class SignalCache:
             raise _NeighboursError
         if share:
             self._note(
-                "what the teacher says of a sample depends on its place in the batch by "
+                f"what {_who(request)} says of a sample depends on its place in the batch by "
                 f"{share:.0e} of the largest: kept and live runs differ by that rounding"
             )
 
-    def _where(self, nbytes: int, facts: Mapping[str, object] | None) -> str:
+    def _where(self, nbytes: int, facts: Mapping[str, object] | None, who: str) -> str:
         mode = self._config.mode
         if mode == "disk" and facts is None:
             raise ConfigError("cache.mode = 'disk' needs data and teachers with a fingerprint")
         if mode != "auto":
             return mode
-        if nbytes <= self._config.memory:
+        taken = dict.fromkeys(("memory", "disk"), 0)
+        for held in self._held.values():  # of the other teachers
+            taken[held.place] += held.nbytes
+        if nbytes <= self._config.memory - taken["memory"]:
             return "memory"
-        if facts is not None and nbytes <= self._config.disk:
+        if facts is not None and nbytes <= self._config.disk - taken["disk"]:
             return "disk"
         self._note(
-            f"the teacher runs every epoch: what it says takes {size_text(nbytes)}, more than "
+            f"{who} runs every epoch: what it says takes {size_text(nbytes)}, more than "
             "cache.memory and cache.disk allow"
         )
         return "live"
@@ -260,7 +301,7 @@ def answers_for(config: CacheConfig, wanted: Mapping[str, object]) -> Mapping[st
     for entry in open_store(config).entries():
         if any(entry.facts.get(name) != value for name, value in wanted.items()):
             continue
-        if found is not None and found.get("teachers") != entry.facts.get("teachers"):
+        if found is not None and found.get("teacher") != entry.facts.get("teacher"):
             raise ConfigError(
                 f"{wanted.get('weights')} is missing, and answers of several teachers that were "
                 "there are kept; put the file back, or remove the others (kdcore cache clear)"
@@ -287,7 +328,17 @@ def _place(device: torch.device, nbytes: int) -> torch.device:
     return torch.device("cpu")
 
 
+def _who(request: Request) -> str:
+    """Return what a request's one teacher is called in a sentence."""
+    return "the teacher" if request.name == TEACHER else title_of(request.name)
+
+
+def _labels(request: Request) -> Mapping[str, object]:
+    identity = request.identities.get(request.name)
+    return {"name": request.name, **(identity.labels if identity else {})}
+
+
 def _said(request: Request, nbytes: int, place: str) -> str:
     views = request.source.views or 1
     passes = "runs once" if views == 1 else f"runs {views} times, once a view"
-    return f"the teacher {passes}; what it says is kept in {place}: {size_text(nbytes)}"
+    return f"{_who(request)} {passes}; what it says is kept in {place}: {size_text(nbytes)}"

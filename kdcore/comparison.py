@@ -1,6 +1,6 @@
 """A comparison: the student alone and with each candidate, from equal starts, seed by seed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -12,12 +12,13 @@ from kdcore.catalog import own_version
 from kdcore.configfile import as_toml
 from kdcore.context import RunContext
 from kdcore.distiller import Distiller
-from kdcore.experiment import CandidateConfig, ComparisonConfig, StageConfig
+from kdcore.experiment import CandidateConfig, ComparisonConfig, Experiment, StageConfig
 from kdcore.files import write_bytes
 from kdcore.fingerprint import digest_of
 from kdcore.job import STUDENT, RunResult
-from kdcore.run import run_student, run_teacher
+from kdcore.run import run_student, run_teachers, teacher_rows
 from kdcore.statistics import Summary, summarise
+from kdcore.teachers import TEACHER, title_of
 from kdcore.weights import weight_text
 
 COMPARISON = "comparison.toml"
@@ -30,7 +31,7 @@ class Row:
     """One line of a comparison's table, over all its seeds.
 
     Attributes:
-        name: ``"teacher"``, ``"student"`` for the student alone, or a candidate's label.
+        name: of its runs, see `RunResult`.
         accuracy: on the test samples in per cent, of the last weights.
         difference: to the student alone, paired by seed; None in its own row.
         loss: mean total loss of the last epoch; None of a teacher that came trained.
@@ -63,13 +64,13 @@ def compare(context: RunContext, config: ComparisonConfig) -> list[RunResult]:
     _rehearse(context, config)
     results: list[RunResult] = []
     for seed in config.seeds:
-        teacher = run_teacher(context, seed)
-        results.append(teacher.result)
+        teachers = run_teachers(context, seed)
+        results += teacher_rows(context, seed, teachers)
         alone = (StageConfig(task_weight=1.0),)
-        results.append(run_student(context, seed, STUDENT, alone, None))
+        results.append(run_student(context, seed, STUDENT, alone, {}))
         for candidate in config.candidates:
             plan = _plan(config, candidate)
-            results.append(run_student(context, seed, candidate.label, plan, teacher))
+            results.append(run_student(context, seed, candidate.label, plan, teachers))
     return results
 
 
@@ -94,11 +95,17 @@ def about(context: RunContext) -> list[str]:
     return [
         _data_line(context),
         *context.data.notes,
-        f"teacher {experiment.teacher.model}, student {experiment.student.model}; "
+        f"{taught_by(experiment)}, student {experiment.student.model}; "
         f"{train.epochs} epochs, batches of {train.batch_size}, {train.optimizer}, lr {train.lr:g}",
         f"kdcore {own_version()}, PyTorch {torch.__version__}; {date.today().isoformat()}; all "
         f"settings: {COMPARISON}",
     ]
+
+
+def taught_by(experiment: Experiment) -> str:
+    """Say in a few words who teaches in an experiment."""
+    teachers = experiment.teachers_by_name
+    return ", ".join(f"{title_of(name)} {each.summary}" for name, each in teachers.items())
 
 
 def _plan(config: ComparisonConfig, candidate: CandidateConfig) -> list[StageConfig]:
@@ -114,30 +121,35 @@ def _plan(config: ComparisonConfig, candidate: CandidateConfig) -> list[StageCon
 def _rehearse(context: RunContext, config: ComparisonConfig) -> None:
     """Set up every run without training it, and print what a user should know."""
     seed, show = config.seeds[0], context.console.print
-    teacher = context.new_teacher(seed)
+    models = context.new_teachers(seed)
     student = context.new_student(seed)
     for line in (_data_line(context), *context.data.notes):
         show(line, highlight=False, soft_wrap=True, markup=False)
-    show(f"teacher {config.teacher.model}: {_parameters(teacher):,} parameters", highlight=False)
+    for name, each in config.teachers_by_name.items():
+        size = f": {_parameters(models[name]):,} parameters" if name in models else ""
+        show(f"{title_of(name)} {each.summary}{size}", highlight=False, markup=False)
     show(f"student {config.student.model}: {_parameters(student):,} parameters", highlight=False)
     norm = first_layer_norm(student)
     show(f"  norm of its first layer, to tell starts apart: {norm}", highlight=False)
     for candidate in config.candidates:
         show(f"candidate [bold]{escape(candidate.label)}[/]", highlight=False)
-        for line in rehearse(context, seed, teacher, _plan(config, candidate)):
+        for line in rehearse(context, seed, models, _plan(config, candidate)):
             show(f"  {line}", highlight=False, soft_wrap=True, markup=False)
     show(f"all {len(config.candidates) + 1} students of a seed start from equal weights")
 
 
 def rehearse(
-    context: RunContext, seed: int, teacher: nn.Module | None, plan: Sequence[StageConfig]
+    context: RunContext,
+    seed: int,
+    models: Mapping[str, nn.Module],
+    plan: Sequence[StageConfig],
 ) -> list[str]:
     """Set up every stage of a student without training it; say what each consists of."""
     lines, budget = [], context.experiment.train.epochs
     for number, stage in enumerate(plan):
         student = context.new_student(seed)
         start = digest_of(student.state_dict())
-        with context.distiller(seed, student, teacher, stage) as distiller:
+        with context.distiller(seed, student, models, stage) as distiller:
             if len(plan) > 1:
                 epochs = context.experiment.stage_train(stage).epochs
                 lines.append(f"stage {number + 1} of {len(plan)}: {epochs} epochs")
@@ -155,7 +167,9 @@ def describe(distiller: Distiller) -> list[str]:
     """Say what a run consists of: weights, and what each strategy compares."""
     lines = [f"task weight {weight_text(distiller.task_weight)}"]
     for member, student, teacher in distiller.tapped():
-        lines.append(f"{member.label}: weight {weight_text(member.weight)}, {member.strategy!r}")
+        whose = "" if member.teacher == TEACHER else f", learns from {member.teacher}"
+        weight = weight_text(member.weight)
+        lines.append(f"{member.label}: weight {weight}, {member.strategy!r}{whose}")
         lines += [f"  student {line}" for line in student]
         lines += [f"  {member.teacher} {line}" for line in teacher]
     return lines

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,8 +40,12 @@ def read_file(path: Path) -> Tree:
         # Python's parser takes minutes over a name of a megabyte.
         raise ConfigError(f"{path}: a line has more than {LONGEST_LINE} bytes: no experiment file")
     tree = _parsed(data, str(path))
-    for table, key in _PATHS:
-        section = tree.get(table)
+    named = tree.get("teachers")
+    teachers = [("teachers", name, "weights") for name in named] if isinstance(named, dict) else []
+    for *tables, key in (*_PATHS, *teachers):
+        section: Any = tree
+        for table in tables:
+            section = section.get(table) if isinstance(section, dict) else None
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = str(path.absolute().parent / Path(section[key]).expanduser())
     return tree
@@ -135,6 +139,18 @@ def _value(text: str) -> Any:
     except (ValueError, RecursionError):
         return text
     return parsed["value"] if len(parsed) == 1 else text
+
+
+def teacher_trainings(tree: Tree) -> Iterator[tuple[str, Tree]]:
+    """Go through the trainings that teachers have of their own: where each is, and its keys."""
+    named = tree.get("teachers")
+    found = {"teacher": tree.get("teacher")}
+    if isinstance(named, dict):
+        found |= {f"teachers.{name}": teacher for name, teacher in named.items()}
+    for section, teacher in found.items():
+        own = teacher.get("train") if isinstance(teacher, dict) else None
+        if isinstance(own, dict):
+            yield f"{section}.train", own
 
 
 def as_run(tree: Tree, where: str) -> RunConfig:

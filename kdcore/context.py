@@ -3,7 +3,7 @@
 The runs themselves are in `run`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,16 +21,19 @@ from kdcore.devices import find_device
 from kdcore.distiller import Distiller
 from kdcore.errors import ModelError
 from kdcore.execution import Execution, in_best_layout
-from kdcore.experiment import Experiment, StageConfig
+from kdcore.experiment import Experiment, StageConfig, StrategyConfig
 from kdcore.files import make_folder
 from kdcore.fingerprint import digest_of, machine_facts, source_of
 from kdcore.interruption import Interruption
-from kdcore.job import CHECKPOINTS, TEACHER, Job
+from kdcore.job import CHECKPOINTS, Job
 from kdcore.models.build import build_model
+from kdcore.randomness import derive_seed
 from kdcore.saving import Saver
 from kdcore.sections import TrainConfig
 from kdcore.selection import select
 from kdcore.tasks import Classification, Task
+from kdcore.teachers import TEACHER, needed, title_of
+from kdcore.teaching import AnyTeacherConfig, EnsembleConfig, TeacherConfig
 
 TRIED_SAMPLES = 8
 """Samples that losses are computed of before any training."""
@@ -80,7 +83,7 @@ class RunContext:
         self.console = console
         self.catalog = catalog or Catalog()
         for strategies in experiment.strategy_lists:
-            select(strategies, (TEACHER,), self.catalog)  # what is misspelt fails at once
+            self.teachers_of(strategies)  # what is misspelt fails at once
         self.device = find_device(experiment.device)
         self.out = make_folder(out)
         wrappers = Catalog(WRAPPERS)
@@ -115,25 +118,46 @@ class RunContext:
             )
         return in_best_layout(student)
 
-    def new_teacher(self, seed: int) -> nn.Module:
-        """Build the teacher, with its weights where the experiment names a file that is there."""
-        torch.manual_seed(seed)
-        config, size = self.experiment.teacher, self.data.teacher_preprocess.size
-        if self.kept_answers is not None:
+    def teachers_of(self, strategies: Sequence[StrategyConfig]) -> dict[str, AnyTeacherConfig]:
+        """Return the teachers that some strategies learn from, members of ensembles included."""
+        teachers = self.experiment.teachers_by_name
+        members = select(strategies, tuple(teachers), self.catalog)
+        ensembles = {
+            name: each.spec for name, each in teachers.items() if isinstance(each, EnsembleConfig)
+        }
+        used = needed((member.teacher for member in members), ensembles)
+        return {name: each for name, each in teachers.items() if name in used}
+
+    def new_teacher(self, seed: int, name: str = TEACHER) -> nn.Module:
+        """Build a teacher, with its weights where the experiment names a file that is there.
+
+        Of several, each has initial weights of its own.
+        """
+        torch.manual_seed(seed if name == TEACHER else derive_seed(seed, title_of(name)))
+        config = self.experiment.model_teachers[name]
+        if self.kept_answers[name] is not None:
             config = config.model_copy(update={"weights": None})
-        return in_best_layout(build_model(config, self.classes, size, "teacher"))
+        size = self.data.teachers[name].preprocess.size
+        return in_best_layout(build_model(config, self.classes, size, title_of(name)))
+
+    def new_teachers(self, seed: int) -> dict[str, nn.Module]:
+        """Build every teacher that is a model of its own."""
+        return {name: self.new_teacher(seed, name) for name in self.experiment.model_teachers}
 
     @cached_property
-    def kept_answers(self) -> Mapping[str, Any] | None:
-        """Facts of a teacher whose weights are missing but whose answers are kept."""
-        weights = self.experiment.teacher.weights
-        if weights is None or weights.exists():
+    def kept_answers(self) -> Mapping[str, Mapping[str, Any] | None]:
+        """By teacher: facts of one whose weights are missing but whose answers are kept."""
+        return {name: self._answers_of(name) for name in self.experiment.model_teachers}
+
+    def _answers_of(self, name: str) -> Mapping[str, Any] | None:
+        config = self.experiment.model_teachers[name]
+        if config.weights is None or config.weights.exists():
             return None
         wanted = {
-            "weights": str(weights),
-            "model": self.experiment.teacher.model,
-            "data": self.data.student.fingerprint,
-            "measured_on": self.data.teacher_fingerprint,
+            "weights": str(config.weights),
+            "model": config.model,
+            "data": self.data.student.fingerprint_for(name),
+            "measured_on": self.data.teachers[name].fingerprint,
         }
         return answers_for(self.experiment.cache, wanted)
 
@@ -141,14 +165,18 @@ class RunContext:
         self,
         seed: int,
         student: nn.Module,
-        teacher: nn.Module | None,
+        models: Mapping[str, nn.Module],
         stage: StageConfig,
     ) -> Distiller:
-        """Set up one stage of the student."""
+        """Set up one stage of the student, with those of the teachers that it learns from."""
         train = self.experiment.stage_train(stage)
+        teachers = {
+            name: models[name] if isinstance(each, TeacherConfig) else each.spec
+            for name, each in self.teachers_of(stage.strategies).items()
+        }
         sample = self.data.student.batch(torch.arange(min(2, len(self.data.student))))
         return Distiller(
-            teacher if stage.strategies else None,
+            teachers,
             student,
             stage.strategies,
             task_weight=stage.task_weight,
@@ -186,21 +214,31 @@ class RunContext:
         return Execution.of(config.precision, self.device, config.compile)
 
     def job(
-        self, name: str, seed: int, facts: Mapping[str, object], *, teaches: bool = False
+        self, name: str, seed: int, facts: Mapping[str, object], *, teacher: str | None = None
     ) -> Job:
-        """Return a job that depends on the given facts and on those that all runs depend on."""
+        """Return a job that depends on the given facts and on those that all runs depend on.
+
+        Args:
+            name: of its row.
+            seed: of it.
+            facts: its own.
+            teacher: name of the teacher that is trained; a student is, if not given.
+        """
+        taught = (
+            self.data.fingerprint if teacher is None else self.data.teachers[teacher].fingerprint
+        )
         shared = {
             "name": name,
             "seed": seed,
-            "data": self.data.teacher_fingerprint if teaches else self.data.fingerprint,
+            "data": taught,
             **machine_facts(self.device),
             "kdcore": own_version(),
             "wrappers": {name: source_of(each) for name, each in self.wrappers.items()},
             "augment": self.experiment.augment.model_dump(mode="json"),
         }
-        kind: Literal["teacher", "student"] = "teacher" if teaches else "student"
+        kind: Literal["teacher", "student"] = "teacher" if teacher else "student"
         job = Job(kind, name, seed, {**shared, **facts}, self.out)
-        if self.resume is None or teaches:
+        if self.resume is None or teacher:
             return job
         return job.continuing(self.resume.folder, self.note, exact=self.resume.exact)
 

@@ -28,8 +28,8 @@ from kdcore.selection import Entry, agreed_task_weight, select
 from kdcore.signals import Signals
 from kdcore.taps import Observation, logits_of
 from kdcore.tasks import Classification, Counts, Mixed, Task, no_targets
-from kdcore.teacher import FrozenTeacher
-from kdcore.teachers import AnyTeacher, TeacherEnsemble, check_teachers, ensembles_of, named, needed
+from kdcore.teacher import AnyTeacher, FrozenTeacher, named
+from kdcore.teachers import TeacherEnsemble, check_teachers, ensembles_of, needed
 from kdcore.weights import Moving, weight_at
 
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kdcore.sections import (
+    LABEL,
     MODEL,
     AugmentConfig,
     CacheConfig,
@@ -18,22 +19,10 @@ from kdcore.sections import (
     Seed,
     TrainConfig,
 )
+from kdcore.teachers import TEACHER
+from kdcore.teaching import AnyTeacherConfig, TeacherConfig, check_all_teach, check_names
 from kdcore.validation import describe_validation
 from kdcore.weights import Weight
-
-LABEL = r"[A-Za-z0-9_][A-Za-z0-9_+@-]*"
-
-
-class TeacherConfig(ModelConfig):
-    """The teacher: a model, and the training it gets where no weights are given.
-
-    Keys of the training that are not given here are taken from ``[train]``.
-    """
-
-    model: str = Field("deepnn", min_length=1, description=MODEL)
-    train: dict[str, Any] = Field(
-        default_factory=dict, description="keys of [train] that differ for the teacher"
-    )
 
 
 class StudentConfig(ModelConfig):
@@ -136,7 +125,8 @@ class Experiment(Section):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
     wrappers: tuple[str, ...] = Field((), description="hook wrappers to use, by name")
     data: DataConfig = DataConfig()
-    teacher: TeacherConfig = TeacherConfig()
+    teacher: TeacherConfig | None = None
+    teachers: dict[str, AnyTeacherConfig] | None = Field(None, min_length=1)
     student: StudentConfig = StudentConfig()
     train: TrainConfig = TrainConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -144,9 +134,27 @@ class Experiment(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
 
     @property
-    def teacher_train(self) -> TrainConfig:
-        """The training of the teacher: ``[train]`` with what ``[teacher.train]`` changes."""
-        return TrainConfig.model_validate({**self.train.model_dump(), **self.teacher.train})
+    def teachers_by_name(self) -> dict[str, AnyTeacherConfig]:
+        """All teachers: those that were named, or the one of ``[teacher]``."""
+        if self.teachers is not None:
+            return self.teachers
+        return {TEACHER: self.teacher or TeacherConfig()}
+
+    @property
+    def model_teachers(self) -> dict[str, TeacherConfig]:
+        """Those teachers that are models of their own, loaded or trained."""
+        found = self.teachers_by_name.items()
+        return {name: each for name, each in found if isinstance(each, TeacherConfig)}
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """What its models are built by: those of the teachers, and that of the student."""
+        return *(each.model for each in self.model_teachers.values()), self.student.model
+
+    def teacher_train(self, name: str = TEACHER) -> TrainConfig:
+        """Return the training of a teacher: ``[train]`` with what its own section changes."""
+        own = self.model_teachers[name].train
+        return TrainConfig.model_validate({**self.train.model_dump(), **own})
 
     def stage_train(self, stage: StageConfig) -> TrainConfig:
         """Return the training of a stage: ``[train]`` with what the stage changes."""
@@ -162,11 +170,35 @@ class Experiment(Section):
         """Every list of strategies that a student of it learns by."""
         return tuple(stage.strategies for plan in self.plans for stage in plan)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_teacher_or_several(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        if values.get("teachers") is None:
+            return values if values.get("teacher") is not None else {**values, "teacher": {}}
+        if values.get("teacher") is not None:
+            raise ValueError(
+                "[teacher] is one teacher, [teachers.NAME] are several: give one or the other"
+            )
+        return values
+
+    @model_validator(mode="after")
+    def _teachers_that_teach(self) -> Self:
+        if self.teachers is not None:
+            check_names(self.teachers)
+            entries = [entry for entries in self.strategy_lists for entry in entries]
+            learners = ((entry.label or entry.name, entry.teacher) for entry in entries)
+            check_all_teach(self.teachers, learners)
+        return self
+
     @model_validator(mode="after")
     def _other_trainings_are_valid(self) -> Self:
-        where = "teacher.train"
+        where = "train"
         try:
-            _ = self.teacher_train
+            for name in self.model_teachers:
+                where = "teacher.train" if self.teachers is None else f"teachers.{name}.train"
+                self.teacher_train(name)
             for plan in self.plans:
                 for number, stage in enumerate(plan):
                     where = f"stages.{number}.train"
@@ -178,7 +210,7 @@ class Experiment(Section):
 
 def _refuse_own_rows(labels: list[str]) -> None:
     for label in labels:
-        if label in ("teacher", "student"):
+        if label in (TEACHER, "student"):
             raise ValueError(f"nothing may be called {label!r}: that row is kdcore's own")
 
 

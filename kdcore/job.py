@@ -25,9 +25,8 @@ TEACHER_WEIGHTS = "teacher.safetensors"
 STUDENT_WEIGHTS = "student.safetensors"
 BEST_WEIGHTS = "best.safetensors"
 
-TEACHER = "teacher"
 STUDENT = "student"
-"""Names of the rows that every comparison has: the teacher, and the student alone."""
+"""Name of the row of the student alone."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,8 @@ class RunResult:
     """What one run came to.
 
     Attributes:
-        name: ``"teacher"``, ``"student"`` for the student alone, or the candidate's label.
+        name: ``"teacher"``, of several ``"teacher NAME"``, ``"student"`` for the student alone, or
+            the candidate's label.
         seed: its seed.
         accuracy: of the last weights on the test samples, in per cent.
         loss: mean total loss of the last epoch; None of a teacher that came trained.
@@ -87,7 +87,12 @@ class Job:
     @property
     def folder(self) -> Path:
         """The folder of its files; others than its own key never share it."""
-        return make_folder(self.at or self.out / f"{self.name}-seed{self.seed}-{self.key[:8]}")
+        return make_folder(self.at or self.out / f"{self._stem}-seed{self.seed}-{self.key[:8]}")
+
+    @property
+    def _stem(self) -> str:
+        """How its folder is called: no label has a dot."""
+        return self.name.replace(" ", ".")
 
     def alone(self, note: Callable[[str], None]) -> AbstractContextManager[None]:
         """Keep other processes from the same job; waits for one that is at it, and says so."""
@@ -148,7 +153,7 @@ class Job:
         if (self.folder / RESULT).exists():
             state = "is damaged or incomplete, was changed or continued elsewhere"
             return f"what is in {self.folder} {state}"
-        pattern = f"{self.name}-seed{self.seed}-*/{RESULT}"
+        pattern = f"{self._stem}-seed{self.seed}-*/{RESULT}"
         for file in sorted(self.out.glob(pattern), key=lambda file: -file.stat().st_mtime):
             saved = read_json(file)
             facts = saved.get("facts") if isinstance(saved, dict) else None

@@ -4,16 +4,17 @@ Both give the same bits. Whether it is kept, and where, is decided in `cache`.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from kdcore.data.source import Batch
-from kdcore.nested import in_precision
+from kdcore.nested import in_precision, inputs_of
 from kdcore.signals import LOGITS, Signals
 from kdcore.teacher import FrozenTeacher
 
+T = TypeVar("T")
 Teachers = Mapping[str, FrozenTeacher]
 Arrays = Mapping[str, Tensor]
 
@@ -21,8 +22,9 @@ Arrays = Mapping[str, Tensor]
 class SignalSource(Protocol):
     """Whoever knows what teachers say of a batch."""
 
-    needs_inputs: ClassVar[bool]
-    """Whether batches must hold the teachers' inputs."""
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether batches must hold the teachers' inputs."""
 
     def signals(self, batch: Batch) -> Mapping[str, Signals]:
         """Return what each teacher says, on the batch's device."""
@@ -37,7 +39,7 @@ class LiveSignals:
         dtype: number format in which signals are kept; they are rounded to it live, too.
     """
 
-    needs_inputs: ClassVar[bool] = True
+    needs_inputs = True
 
     def __init__(
         self, teachers: Teachers, batch_size: int | None = None, dtype: str = "float32"
@@ -49,7 +51,9 @@ class LiveSignals:
     def signals(self, batch: Batch) -> dict[str, Signals]:
         """Run every teacher on the batch."""
         return {
-            name: teacher.signals(batch.teacher_inputs, self.batch_size).map(self._rounded)
+            name: teacher.signals(inputs_of(batch.teacher_inputs, name), self.batch_size).map(
+                self._rounded
+            )
             for name, teacher in self.teachers.items()
         }
 
@@ -70,7 +74,7 @@ class KeptSignals:
         device: where gathered signals are put.
     """
 
-    needs_inputs: ClassVar[bool] = False
+    needs_inputs = False
 
     def __init__(
         self, arrays: Arrays, teachers: Teachers, samples: int, device: torch.device
@@ -102,6 +106,28 @@ class KeptSignals:
         }
 
 
+class JoinedSignals:
+    """Some teachers that are asked for each batch, beside others whose answers are read.
+
+    Args:
+        sources: each knows what some of the teachers say.
+    """
+
+    def __init__(self, *sources: SignalSource) -> None:
+        self.sources = sources
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether one of them is asked."""
+        return any(source.needs_inputs for source in self.sources)
+
+    def signals(self, batch: Batch) -> dict[str, Signals]:
+        """Return what each teacher says."""
+        return {
+            name: heard for source in self.sources for name, heard in source.signals(batch).items()
+        }
+
+
 def stored(signal: Tensor) -> Tensor:
     """Return a signal as its array has it: maps ``[batch, height, width, channels]``."""
     return signal.permute(0, 2, 3, 1) if signal.ndim == 4 else signal
@@ -110,6 +136,14 @@ def stored(signal: Tensor) -> Tensor:
 def restored(rows: Tensor) -> Tensor:
     """Return rows of an array as the signal that they are, in its layout; undoes `stored`."""
     return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
+
+
+def renamed(arrays: Mapping[str, T], old: str, new: str) -> dict[str, T]:
+    """Return arrays, or what is said of them, of one teacher by the names of another's."""
+    return {
+        array_name(new, name.removeprefix(array_name(old, ""))): each
+        for name, each in arrays.items()
+    }
 
 
 def array_name(teacher: str, signal: str) -> str:

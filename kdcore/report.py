@@ -9,8 +9,9 @@ from rich.table import Table
 
 from kdcore.comparison import Row, table
 from kdcore.files import write_bytes, write_json
-from kdcore.job import STUDENT, TEACHER, RunResult
+from kdcore.job import STUDENT, RunResult
 from kdcore.statistics import Summary
+from kdcore.teachers import TEACHER, title_of
 
 TITLES = {TEACHER: "teacher", STUDENT: "student alone"}
 
@@ -133,7 +134,8 @@ def curves(results: Sequence[RunResult]) -> bytes:
             sum(float(record["accuracy"]) for record in records) / len(records)
             for records in zip(*runs, strict=True)
         ]
-        style = "--" if name in TITLES else "-"
+        # No candidate has a space in its label; of several teachers each row has one.
+        style = "--" if name in TITLES or name.startswith(title_of("")) else "-"
         axes.plot(range(1, len(means) + 1), means, style, marker=".", label=TITLES.get(name, name))
     axes.set_xlabel("epoch")
     axes.set_ylabel("test accuracy (%)")

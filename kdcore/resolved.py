@@ -1,6 +1,6 @@
 """One run's experiment with everything that was decided for it written out, to run it again."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,8 @@ from kdcore.data.prepared import PreparedData
 from kdcore.distiller import Distiller
 from kdcore.ensemble import Member
 from kdcore.experiment import Experiment, RunConfig, StageConfig, StrategyConfig
+from kdcore.teachers import TEACHER
+from kdcore.teaching import TeacherConfig
 
 
 def resolve(
@@ -15,31 +17,50 @@ def resolve(
     data: PreparedData,
     stages: Sequence[StageConfig],
     seed: int,
-    teacher_weights: Path | None,
+    taught_by: Collection[str],
+    weights: Mapping[str, Path],
 ) -> RunConfig:
-    """Return the experiment of one run: weights, taps, image sizes and the teacher's file.
+    """Return the experiment of one run: weights, taps, image sizes and the teachers' files.
+
+    Of several teachers it has those that the run learns from.
 
     Args:
         experiment: what was given.
         data: its data.
         stages: of the run, resolved.
         seed: of the run.
-        teacher_weights: the file of its teacher.
+        taught_by: names of the teachers that it learns from.
+        weights: the files of its teachers, by name.
     """
-    teacher = experiment.teacher.model_copy(
-        update={
-            "image_size": data.teacher_preprocess.size,
-            "weights": teacher_weights or experiment.teacher.weights,
-        }
-    )
+    teachers = {
+        name: _decided(each, data.teachers[name].preprocess.size, weights.get(name))
+        if isinstance(each, TeacherConfig)
+        else each
+        for name, each in experiment.teachers_by_name.items()
+    }
+    named = {name: teachers[name] for name in teachers if name in taught_by}
+    augment = experiment.augment
+    if augment.active:  # of whose views a teacher that is left out may have set the size
+        augment = augment.model_copy(update={"image_size": data.student.view_size})
     student = experiment.student.model_copy(update={"image_size": data.student_preprocess.size})
     given = {key: getattr(experiment, key) for key in Experiment.model_fields}
-    decided = {"student": student, "teacher": teacher, "seed": seed, "task_weight": None}
+    decided = {
+        "student": student,
+        "teacher": None if experiment.teachers else teachers[TEACHER],
+        "teachers": named if experiment.teachers and named else None,
+        "augment": augment,
+        "seed": seed,
+        "task_weight": None,
+    }
     only, *more = stages
     if more or only.trainable or only.train:
         return RunConfig(**{**given, **decided, "stages": tuple(stages)})
     one = {"task_weight": only.task_weight, "strategies": only.strategies}
     return RunConfig(**{**given, **decided, **one})
+
+
+def _decided(teacher: TeacherConfig, size: int, weights: Path | None) -> TeacherConfig:
+    return teacher.model_copy(update={"image_size": size, "weights": weights or teacher.weights})
 
 
 def resolve_stage(stage: StageConfig, distiller: Distiller) -> StageConfig:
@@ -55,6 +76,8 @@ def _entry(distiller: Distiller, member: Member) -> StrategyConfig:
         for key, value in member.strategy.settings.model_dump(mode="json").items()
     }
     entry = {"name": member.name, "label": member.label, "weight": member.weight, **settings}
+    if member.teacher != TEACHER:
+        entry["teacher"] = member.teacher
     return StrategyConfig.model_validate(entry)
 
 

@@ -6,12 +6,13 @@ What its runs share is in `context`. How they are compared is in `comparison`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.markup import escape
 from torch import nn
 
-from kdcore.asking import Request
+from kdcore.asking import Identity, Request
 from kdcore.configfile import as_toml
 from kdcore.context import RunContext
 from kdcore.data.source import Source
@@ -27,16 +28,18 @@ from kdcore.job import (
     CONFIG,
     METRICS,
     STUDENT_WEIGHTS,
-    TEACHER,
     TEACHER_WEIGHTS,
     Job,
     RunResult,
 )
 from kdcore.listening import LiveSignals, SignalSource
 from kdcore.models.build import code_of
+from kdcore.pooling import accuracy_of
 from kdcore.progress import MetricsLog, TrainingDisplay
 from kdcore.resolved import resolve, resolve_stage
 from kdcore.sections import TrainConfig
+from kdcore.teachers import TEACHER, title_of
+from kdcore.teaching import AnyTeacherConfig, EnsembleConfig, TeacherConfig
 from kdcore.trainer import train
 
 
@@ -59,36 +62,45 @@ class Teacher:
     absent: bool = False
 
 
-def run_teacher(context: RunContext, seed: int) -> Teacher:
-    """Load the experiment's teacher, take the one trained before, or train it."""
-    experiment, size = context.experiment, context.data.teacher_preprocess.size
-    model = context.new_teacher(seed).to(context.device)
-    config = experiment.teacher_train
+def run_teachers(context: RunContext, seed: int) -> dict[str, Teacher]:
+    """Load or train every teacher of the experiment that is a model of its own."""
+    return {name: run_teacher(context, seed, name) for name in context.experiment.model_teachers}
+
+
+def run_teacher(context: RunContext, seed: int, name: str = TEACHER) -> Teacher:
+    """Load a teacher of the experiment, take the one trained before, or train it."""
+    experiment, data, title = context.experiment, context.data.teachers[name], title_of(name)
+    given, config, size = (
+        experiment.model_teachers[name],
+        experiment.teacher_train(name),
+        data.preprocess.size,
+    )
+    model = context.new_teacher(seed, name).to(context.device)
     task = context.task(config)
-    weights = experiment.teacher.weights
-    if weights is not None and (known := context.kept_answers) is not None:
+    if given.weights is not None and (known := context.kept_answers[name]) is not None:
         context.console.print(
-            f"[bold]{TEACHER}[/]: {weights} is missing; its kept answers serve (accuracy "
+            f"[bold]{title}[/]: {given.weights} is missing; its kept answers serve (accuracy "
             f"{known['accuracy']:.2f} %)",
             soft_wrap=True,
         )
-        result = _came_trained(seed, known["accuracy"], weights)
-        return Teacher(model, known["teachers"][TEACHER], weights, result, absent=True)
-    if weights is not None:
-        accuracy = evaluate(model, context.data.teacher_test, task).accuracy
+        result = _came_trained(title, seed, known["accuracy"], given.weights)
+        return Teacher(model, known["teacher"], given.weights, result, absent=True)
+    if given.weights is not None:
+        accuracy = evaluate(model, data.test, task).accuracy
+        section = "teacher" if experiment.teachers is None else f"teachers.{name}"
         context.console.print(
-            f"[bold]{TEACHER}[/] from {weights}: accuracy {accuracy:.2f} %"
-            + ("; \\[teacher.train] is not used" if experiment.teacher.train else ""),
+            f"[bold]{title}[/] from {given.weights}: accuracy {accuracy:.2f} %"
+            + (f"; \\[{section}.train] is not used" if given.train else ""),
             soft_wrap=True,
         )
-        result = _came_trained(seed, accuracy, weights)
-        return Teacher(model, fingerprint_of(model, size), weights, result)
+        result = _came_trained(title, seed, accuracy, given.weights)
+        return Teacher(model, fingerprint_of(model, size), given.weights, result)
     facts = {
         "start": fingerprint_of(model, size),
-        "code": code_of(experiment.teacher.model),
+        "code": code_of(given.model),
         "train": config.model_dump(mode="json"),
     }
-    job = context.job(TEACHER, seed, facts, teaches=True)
+    job = context.job(title, seed, facts, teacher=name)
     with job.alone(context.note):
         finished = _kept(context, job)
         if finished is None:
@@ -96,32 +108,59 @@ def run_teacher(context: RunContext, seed: int) -> Teacher:
             with Distiller(
                 None, model, task=task, device=context.device, execution=how
             ) as distiller:
-                history, seconds = _train(context, distiller, config, job)
+                history, seconds = _train(context, distiller, config, job, data.train, data.test)
             save_weights(job.folder / TEACHER_WEIGHTS, model.state_dict())
             finished = job.finish(history, seconds, None)
             job.forget()
         else:
-            load_weights(model, job.folder / TEACHER_WEIGHTS, TEACHER)
+            load_weights(model, job.folder / TEACHER_WEIGHTS, title)
     file = (job.folder / TEACHER_WEIGHTS).absolute()
     return Teacher(model, fingerprint_of(model, size), file, finished)
 
 
-def _came_trained(seed: int, accuracy: float, weights: Path) -> RunResult:
-    return RunResult(TEACHER, seed, accuracy, None, 0.0, (), None, None, str(weights.parent))
+def _came_trained(title: str, seed: int, accuracy: float, weights: Path) -> RunResult:
+    return RunResult(title, seed, accuracy, None, 0.0, (), None, None, str(weights.parent))
+
+
+def teacher_rows(
+    context: RunContext, seed: int, teachers: Mapping[str, Teacher]
+) -> list[RunResult]:
+    """Return a row of each teacher that has one, and measure ensembles of those that are here."""
+    rows = [teacher.result for teacher in teachers.values()]
+    models = {name: teacher.model for name, teacher in teachers.items()}
+    for name, config in context.experiment.teachers_by_name.items():
+        if not isinstance(config, EnsembleConfig) or not set(config.ensemble) <= set(models):
+            continue
+        title = title_of(name)
+        if missing := [each for each in config.ensemble if teachers[each].absent]:
+            context.note(f"{title} is not measured: {missing[0]}'s weights are missing")
+            continue
+        task = context.task(context.experiment.train)
+        accuracy = accuracy_of(config.spec, models, context.data.test, task)
+        context.console.print(
+            f"[bold]{title}[/], {config.summary}: accuracy {accuracy:.2f} %", soft_wrap=True
+        )
+        rows.append(RunResult(title, seed, accuracy, None, 0.0, (), None, None, str(context.out)))
+    return rows
 
 
 def keep_answers(context: RunContext, seed: int) -> None:
-    """Have the teacher of a seed say all that the experiment's students want, and keep it."""
-    teacher = run_teacher(context, seed)
+    """Have the teachers of a seed say all that the experiment's students want, and keep it."""
+    teachers = run_teachers(context, seed)
+    models = {name: teacher.model for name, teacher in teachers.items()}
     stages = [stage for plan in context.experiment.plans for stage in plan if stage.strategies]
     for stage in stages:
         student = context.new_student(seed)
-        with context.distiller(seed, student, teacher.model, stage) as distiller:
+        with context.distiller(seed, student, models, stage) as distiller:
             context.cache.expect(distiller.teachers)
-    for stage in stages[:1]:  # in whose pass the others' wishes are computed too
+    asked = set[str]()
+    for stage in stages:  # in the first of a teacher, what others want of it is computed too
         student, config = context.new_student(seed), context.experiment.stage_train(stage)
-        with context.distiller(seed, student, teacher.model, stage) as distiller:
-            _signals(context, distiller, config, context.data.student, teacher)
+        if asked >= models.keys() & context.teachers_of(stage.strategies).keys():
+            continue
+        with context.distiller(seed, student, models, stage) as distiller:
+            _signals(context, distiller, config, context.data.student, teachers)
+            asked |= distiller.teachers.keys()
 
 
 def _signals(
@@ -129,32 +168,31 @@ def _signals(
     distiller: Distiller,
     config: TrainConfig,
     source: Source,
-    teacher: Teacher | None,
+    teachers: Mapping[str, Teacher],
 ) -> SignalSource:
-    """Decide how a student hears its teacher."""
-    if teacher is None or not distiller.teachers:
+    """Decide how a student hears its teachers."""
+    if not distiller.teachers:
         return LiveSignals({})
-    facts = {
-        "teachers": {TEACHER: teacher.fingerprint},
-        "precision": config.precision,
-        "compile": config.compile,
-    }
-    labels = {
-        "weights": str(teacher.weights),
-        "accuracy": teacher.result.accuracy,
-        "measured_on": context.data.teacher_fingerprint,
+    facts = {"precision": config.precision, "compile": config.compile}
+    identities = {
+        name: Identity(teachers[name].fingerprint, _labels(context, name, teachers[name]), absent)
+        for name in distiller.teachers
+        for absent in (teachers[name].absent,)
     }
     return context.cache.source(
-        Request(
-            distiller.teachers,
-            source,
-            config.micro_batch,
-            context.device,
-            facts,
-            {**labels, "model": context.experiment.teacher.model, "images": context.data.name},
-            teacher.absent,
-        )
+        Request(distiller.teachers, source, config.micro_batch, context.device, facts, identities)
     )
+
+
+def _labels(context: RunContext, name: str, teacher: Teacher) -> dict[str, object]:
+    """Say by what else a teacher's answers shall be found again."""
+    return {
+        "weights": str(teacher.weights),
+        "accuracy": teacher.result.accuracy,
+        "measured_on": context.data.teachers[name].fingerprint,
+        "model": context.experiment.model_teachers[name].model,
+        "images": context.data.name,
+    }
 
 
 def run_student(
@@ -162,7 +200,7 @@ def run_student(
     seed: int,
     name: str,
     plan: Sequence[StageConfig],
-    teacher: Teacher | None,
+    teachers: Mapping[str, Teacher],
 ) -> RunResult:
     """Train one student from the initial weights of its seed, or take what was trained before.
 
@@ -171,25 +209,26 @@ def run_student(
         seed: of weights, order and dropout.
         name: of its row; also of its folder.
         plan: its stages, one after the other.
-        teacher: whom it learns from.
+        teachers: by name, those that it learns from among them.
     """
-    data, model = context.data, teacher.model if teacher else None
+    data, models = context.data, {each: teachers[each].model for each in teachers}
     student = context.new_student(seed)
-    stages, methods = [], []
+    stages, methods, used = [], [], dict[str, object]()
     for stage in plan:
-        with context.distiller(seed, student, model, stage) as distiller:
+        used |= _facts(context, context.teachers_of(stage.strategies), teachers)
+        with context.distiller(seed, student, models, stage) as distiller:
             stages.append(resolve_stage(stage, distiller))
             for member in distiller.members:
                 methods.append([str(member.origin), source_of(type(member.strategy))])
-    resolved = resolve(context.experiment, data, stages, seed, teacher.weights if teacher else None)
+    weights = {each: teachers[each].weights for each in teachers}
+    resolved = resolve(context.experiment, data, stages, seed, used, weights)
     chosen = resolved.model_dump(mode="json", include={"task_weight", "strategies", "stages"})
-    listens = any(stage.strategies for stage in plan)
     facts = {
         "start": fingerprint_of(student, data.student_preprocess.size),
         "code": code_of(context.experiment.student.model),
         "train": context.experiment.train.model_dump(mode="json"),
-        "teacher": teacher.fingerprint if teacher and listens else None,
-        "signals": context.experiment.cache.dtype if listens else None,
+        "teachers": used,
+        "signals": context.experiment.cache.dtype if used else None,
         "methods": methods,
         **chosen,
     }
@@ -199,7 +238,7 @@ def run_student(
         if kept is not None:
             return kept
         write_bytes(job.folder / CONFIG, as_toml(resolved).encode())
-        history, seconds = _learn(context, student, job, stages, teacher)
+        history, seconds = _learn(context, student, job, stages, teachers)
         best_accuracy = None
         save_weights(job.folder / STUDENT_WEIGHTS, student.state_dict())
         if history.best_weights is not None:
@@ -212,23 +251,43 @@ def run_student(
         return result
 
 
+def _facts(
+    context: RunContext,
+    used: Mapping[str, AnyTeacherConfig],
+    teachers: Mapping[str, Teacher],
+) -> dict[str, object]:
+    """Return what of some teachers a student's result depends on, by name."""
+    return {
+        name: [teachers[name].fingerprint, str(context.data.teachers[name].preprocess)]
+        if isinstance(each, TeacherConfig)
+        else each.model_dump(mode="json")
+        for name, each in used.items()
+    }
+
+
 def _learn(
     context: RunContext,
     student: nn.Module,
     job: Job,
     stages: Sequence[StageConfig],
-    teacher: Teacher | None,
+    teachers: Mapping[str, Teacher],
 ) -> tuple[History, float]:
     """Go through the stages of a student; those that were finished before are read again."""
     history, seconds, carried = History(), 0.0, dict[str, Mapping[str, Any]]()
-    model = teacher.model if teacher else None
+    models = {name: teacher.model for name, teacher in teachers.items()}
     for number, stage in enumerate(stages):
         config = context.experiment.stage_train(stage)
-        with context.distiller(job.seed, student, model, stage) as distiller:
+        source = context.data.student.for_teachers(
+            models.keys() & context.teachers_of(stage.strategies).keys()
+        )
+        with context.distiller(job.seed, student, models, stage) as distiller:
             distiller.take_over(carried)
             where = f", stage {number + 1} of {len(stages)}" if len(stages) > 1 else ""
             before = len(history.epochs)
-            part, took = _train(context, distiller, config, job, teacher, number, where, before)
+            test = context.data.test
+            part, took = _train(
+                context, distiller, config, job, source, test, teachers, number, where, before
+            )
             carried |= distiller.carried()
         history.extend(part)
         seconds += took
@@ -255,13 +314,14 @@ def _train(
     distiller: Distiller,
     config: TrainConfig,
     job: Job,
-    teacher: Teacher | None = None,
+    source: Source,
+    test: Source,
+    teachers: Mapping[str, Teacher] = MappingProxyType({}),
     stage: int = 0,
     where: str = "",
     epochs_before: int = 0,
 ) -> tuple[History, float]:
-    data, teaches = context.data, job.kind == "teacher"
-    source = data.teacher if teaches else data.student
+    data = context.data
     job.begin()
     saver = context.saver(job, stage)
     title, last = f"{job.name}, seed {job.seed}{where}", epochs_before + config.epochs
@@ -269,15 +329,15 @@ def _train(
         TrainingDisplay(context.console, title, last) as display,
         MetricsLog(job.folder / METRICS) as log,
     ):
-        signals = _signals(context, distiller, config, source, teacher)
+        signals = _signals(context, distiller, config, source, teachers)
         try:
             history = train(
                 distiller,
                 source,
                 config,
                 job.seed,
-                test=data.teacher_test if teaches else data.test,
-                validation=None if teaches else data.validation,
+                test=test,
+                validation=None if job.kind == "teacher" else data.validation,
                 workers=data.workers,
                 signals=signals,
                 observers=(display, log),

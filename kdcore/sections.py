@@ -13,6 +13,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
+LABEL = r"[A-Za-z0-9_][A-Za-z0-9_+@-]*"
+
 MODEL = "deepnn, lightnn, torchvision/NAME or package.module:callable"
 
 
@@ -219,6 +221,12 @@ class AugmentConfig(Section):
     )
     mixup: NotNegative = Field(0.0, description="alpha of mixup; 0 for none")
     cutmix: NotNegative = Field(0.0, description="alpha of CutMix; 0 for none")
+    image_size: int | None = Field(
+        None,
+        ge=1,
+        description="side in pixels of the images that views are made of, before each model's "
+        "size; the largest that a model wants where not given",
+    )
     views: int | None = Field(
         None,
         ge=1,
@@ -234,10 +242,11 @@ class AugmentConfig(Section):
             raise ValueError("mixup and cutmix exclude each other: set one of them to 0")
         if self.magnitude is not None and not self.randaugment:
             raise ValueError("magnitude would be ignored: only randaugment has it")
-        if self.views is not None and not self.active:
-            raise ValueError(
-                "views would be ignored: there is no augmentation, such as flip = true"
-            )
+        for key in ("views", "image_size"):
+            if getattr(self, key) is not None and not self.active:
+                raise ValueError(
+                    f"{key} would be ignored: there is no augmentation, such as flip = true"
+                )
         return self
 
     @property

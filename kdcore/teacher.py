@@ -1,4 +1,7 @@
-"""A teacher in a run: frozen, in evaluation mode, never touched; it is asked here."""
+"""A teacher in a run: frozen, in evaluation mode, never touched; it is asked here.
+
+What teachers there are is in `teachers`.
+"""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -11,6 +14,10 @@ from kdcore.execution import PLAIN, Execution
 from kdcore.nested import chunks, in_one_layout, in_precision, tensors_in
 from kdcore.signals import SignalKey, Signals
 from kdcore.taps import TapAddress, TapRecorder, logits_of
+from kdcore.teachers import TEACHER, MovingAverageTeacher, TeacherEnsemble
+
+AnyTeacher = nn.Module | TeacherEnsemble | MovingAverageTeacher
+"""What a teacher may be."""
 
 
 class FrozenTeacher:
@@ -97,3 +104,32 @@ class FrozenTeacher:
         self._recorder.remove()
         for module, training in self._modes:
             module.training = training
+
+
+def mean_of(ensemble: TeacherEnsemble, heard: Mapping[str, Signals]) -> Signals:
+    """Return what an ensemble says, given what its members say.
+
+    Args:
+        ensemble: the ensemble.
+        heard: by name; logits ``[batch, classes]``.
+    """
+    mean: Tensor | None = None
+    for name, weight in ensemble.weights().items():
+        logits = heard[name].logits
+        assert logits is not None  # of models without logits no ensemble is made
+        mean = weight * logits if mean is None else mean + weight * logits
+    return Signals(mean, {})
+
+
+def named(teacher: AnyTeacher | Mapping[str, AnyTeacher] | None) -> Mapping[str, AnyTeacher]:
+    """Return teachers by name, as they may be handed over: none, one or several."""
+    if teacher is None:
+        return {}
+    if isinstance(teacher, Mapping):
+        return dict(teacher)
+    return {TEACHER: teacher}
+
+
+def models_of(teachers: Mapping[str, AnyTeacher]) -> dict[str, nn.Module]:
+    """Return those teachers that are models."""
+    return {name: each for name, each in teachers.items() if isinstance(each, nn.Module)}

@@ -1,16 +1,13 @@
-"""Teachers by name: what they may be called, and those that are no model of their own.
+"""Teachers by name: what they may be called, and what those are that are no model of their own.
 
-How models are asked is in `teacher`, how an average follows its student in `moving`.
+How teachers are asked is in `teacher`, how an average follows its student in `moving`.
 """
 
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor, nn
-
 from kdcore.errors import ConfigError, unknown
-from kdcore.signals import Signals
 
 TEACHER = "teacher"
 """Name of the teacher where there is one and nobody named it."""
@@ -59,21 +56,11 @@ class TeacherEnsemble:
         if not all(0 < share < math.inf for share in self.shares):
             raise ConfigError(f"shares are numbers above 0, got {list(self.shares)}")
 
-    def signals(self, heard: Mapping[str, Signals]) -> Signals:
-        """Return what it says, given what its members say.
-
-        Args:
-            heard: by name; logits ``[batch, classes]``.
-        """
+    def weights(self) -> dict[str, float]:
+        """Return what each member counts in the mean, by name; they sum up to 1."""
         shares = self.shares or (1.0,) * len(self.members)
         total = sum(shares)
-        mean: Tensor | None = None
-        for name, share in zip(self.members, shares, strict=True):
-            logits = heard[name].logits
-            assert logits is not None  # of models without logits no ensemble is made
-            part = logits * (share / total)
-            mean = part if mean is None else mean + part
-        return Signals(mean, {})
+        return {name: share / total for name, share in zip(self.members, shares, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -98,25 +85,7 @@ class MovingAverageTeacher:
             raise ConfigError(f"the decay of a moving average is from 0 to below 1: {self.decay}")
 
 
-AnyTeacher = nn.Module | TeacherEnsemble | MovingAverageTeacher
-"""What a teacher may be."""
-
-
-def named(teacher: AnyTeacher | Mapping[str, AnyTeacher] | None) -> Mapping[str, AnyTeacher]:
-    """Return teachers by name, as they may be handed over: none, one or several."""
-    if teacher is None:
-        return {}
-    if isinstance(teacher, Mapping):
-        return dict(teacher)
-    return {TEACHER: teacher}
-
-
-def models_of(teachers: Mapping[str, AnyTeacher]) -> dict[str, nn.Module]:
-    """Return those teachers that are models."""
-    return {name: each for name, each in teachers.items() if isinstance(each, nn.Module)}
-
-
-def ensembles_of(teachers: Mapping[str, AnyTeacher]) -> dict[str, TeacherEnsemble]:
+def ensembles_of(teachers: Mapping[str, object]) -> dict[str, TeacherEnsemble]:
     """Return those teachers that are ensembles."""
     return {name: each for name, each in teachers.items() if isinstance(each, TeacherEnsemble)}
 

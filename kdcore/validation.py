@@ -1,12 +1,15 @@
 """Pydantic's reports, told in one line to the person who wrote the value."""
 
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from kdcore.errors import unknown
+
+TRIED = re.compile(r"[a-z-]+\[(.*)\]")
+"""What pydantic puts into a path where a value may have several types: the one that it tried."""
 
 
 def describe_validation(error: ValidationError, where: str, model: type[BaseModel]) -> str:
@@ -33,7 +36,7 @@ def _describe(item: Any, model: type[BaseModel]) -> str:
     if item["type"] == "extra_forbidden":
         *above, last = item["loc"]
         path = _keys(above)
-        owner = _owner(model, path)
+        owner = _owner(model, above)
         known = owner.model_fields if owner else ()
         message = unknown("key", str(last), known)
         return f"in {_dotted(path)}: {message}" if path else message
@@ -49,25 +52,34 @@ def _describe(item: Any, model: type[BaseModel]) -> str:
 
 def _keys(loc: Iterable[str | int]) -> list[str | int]:
     # Where a value may have several types, pydantic puts those that it tried into the path.
-    return [part for part in loc if not re.fullmatch(r"[a-z-]+\[.*\]", str(part))]
+    return [part for part in loc if not TRIED.fullmatch(str(part))]
 
 
 def _dotted(path: Iterable[str | int]) -> str:
     return ".".join(map(str, path))
 
 
-def _owner(model: type[BaseModel], path: list[str | int]) -> type[BaseModel] | None:
-    owner: type[BaseModel] | None = model
-    for part in path:
-        if isinstance(part, int) or owner is None:
-            continue
-        found = owner.model_fields.get(part)
-        candidates = [found.annotation, *getattr(found.annotation, "__args__", ())] if found else []
-        owner = next(
-            (kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)),
-            None,
-        )
-    return owner
+def _owner(model: type[BaseModel], loc: Iterable[str | int]) -> type[BaseModel] | None:
+    """Return the model that a path leads to, where it is known."""
+    owners, named = [model], False
+    for part in loc:
+        if tried := TRIED.fullmatch(str(part)):
+            owners = [kind for kind in owners if kind.__name__ == tried[1]] or owners
+        elif named:  # a key of a mapping, which any is
+            named = False
+        elif not isinstance(part, int):
+            found = next((kind.model_fields.get(part) for kind in owners), None)
+            annotation = found.annotation if found else None
+            owners = list(_models_in(annotation))
+            named = any(get_origin(each) is dict for each in (annotation, *get_args(annotation)))
+    return next(iter(owners), None)
+
+
+def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)
 
 
 def _shown(value: object) -> str:

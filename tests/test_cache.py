@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from kdcore.adapters import AveragePool
-from kdcore.asking import Request
+from kdcore.asking import Identity, Request
 from kdcore.cache import SignalCache, answers_for, default_folder, open_store
 from kdcore.data.source import Batch, DatasetSource, Source
 from kdcore.errors import ConfigError
@@ -22,7 +22,7 @@ from kdcore.teacher import FrozenTeacher
 CPU = torch.device("cpu")
 TAP = SignalKey(TapAddress("0"))
 POOLED = SignalKey(TapAddress("0"), "flatten,average-pool:2")
-FACTS = {"teachers": {"teacher": "fingerprint"}}
+FACTS = {"teacher_is": "fingerprint"}
 X = torch.linspace(-1, 1, 33).reshape(11, 3)
 
 
@@ -154,7 +154,7 @@ def test_on_disk_an_entry_serves_who_wants_less(tmp_path: Path) -> None:
 
 
 CHANGES: list[dict[str, object]] = [
-    {"facts": {"teachers": {"teacher": "another"}}},
+    {"facts": {"teacher_is": "another"}},
     {"facts": {**FACTS, "precision": "bf16-mixed"}},
     {"source": Views(fingerprint="other images")},
     {"source": Views(2)},
@@ -276,7 +276,8 @@ def test_the_folder_is_the_users_to_name(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_a_teacher_without_weights_is_never_asked(
     tmp_path: Path, mode: str, source: Source
 ) -> None:
-    request = Request(_frozen(_model()), source, 4, CPU, FACTS, absent=True)
+    absent = {"teacher": Identity("t", absent=True)}
+    request = Request(_frozen(_model()), source, 4, CPU, FACTS, absent)
     with pytest.raises(ConfigError, match="weights are missing, so that it cannot be asked"):
         Desk(tmp_path, mode=mode).cache.source(request)
 
@@ -347,13 +348,13 @@ def test_a_missing_teacher_of_whom_there_were_several_is_not_guessed(tmp_path: P
     desk = Desk(tmp_path, mode="disk")
     wanted = {"weights": "t.safetensors", "model": "deepnn"}
     for number, name in enumerate(("one", "two")):
-        facts = {"teachers": {"teacher": name}}
-        request = Request(_frozen(_model(number)), Views(), 4, CPU, facts, labels=wanted)
+        known = {"teacher": Identity(name, wanted)}
+        request = Request(_frozen(_model(number)), Views(), 4, CPU, {}, known)
         desk.cache.source(request)
         if name == "one":
             found = answers_for(desk.config, wanted)
             assert found is not None
-            assert found["teachers"] == {"teacher": "one"}
+            assert found["teacher"] == "one"
     with pytest.raises(ConfigError, match=r"t\.safetensors is missing, and answers of several"):
         answers_for(desk.config, wanted)
     assert answers_for(desk.config, {**wanted, "model": "lightnn"}) is None

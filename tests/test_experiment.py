@@ -13,9 +13,9 @@ from kdcore.experiment import (
     Experiment,
     RunConfig,
     StrategyConfig,
-    TeacherConfig,
 )
 from kdcore.sections import AugmentConfig, DataConfig, ModelConfig, TrainConfig
+from kdcore.teaching import TeacherConfig
 from kdcore.validation import describe_validation
 
 CANDIDATE: dict[str, Any] = {"label": "a", "strategies": [{"name": "a"}]}
@@ -56,6 +56,7 @@ def test_every_key_that_is_no_table_is_described(kind: type[BaseModel]) -> None:
         tables = (
             "data",
             "teacher",
+            "teachers",
             "student",
             "train",
             "augment",
@@ -76,8 +77,8 @@ def test_an_experiment_cannot_be_changed() -> None:
 
 
 def test_defaults_of_two_experiments_are_their_own() -> None:
-    RunConfig().teacher.train["epochs"] = 1
-    assert RunConfig().teacher.train == {}
+    RunConfig().model_teachers["teacher"].train["epochs"] = 1
+    assert RunConfig().model_teachers["teacher"].train == {}
 
 
 # Numbers
@@ -205,7 +206,7 @@ def test_a_model_is_refused_with_the_key_that_is_wrong(values: dict[str, Any], k
 
 
 def test_teacher_and_student_have_a_model_of_their_own_by_default() -> None:
-    assert (RunConfig().teacher.model, RunConfig().student.model) == ("deepnn", "lightnn")
+    assert RunConfig().model_names == ("deepnn", "lightnn")
 
 
 # Data
@@ -297,7 +298,7 @@ def test_the_teachers_training_is_that_of_the_student_but_for_its_own_keys() -> 
     config = RunConfig.model_validate(
         {"train": {"epochs": 7, "lr": 0.5}, "teacher": {"train": {"epochs": 3}}}
     )
-    assert config.teacher_train == TrainConfig(epochs=3, lr=0.5)
+    assert config.teacher_train() == TrainConfig(epochs=3, lr=0.5)
     assert config.train == TrainConfig(epochs=7, lr=0.5)
 
 

@@ -37,12 +37,13 @@ LAYERS = (
         "kdcore.checkpoint",
         "kdcore.freezing",
         "kdcore.averaging",
+        "kdcore.teachers",
     ),
     ("kdcore.store",),
     # the words of the hooks, and taps
     ("kdcore.contract", "kdcore.taps"),
     ("kdcore.signals",),
-    ("kdcore.hookspecs", "kdcore.teachers"),
+    ("kdcore.hookspecs",),
     ("kdcore.strategy",),
     # what is found out about one model, and what losses are made of
     ("kdcore.probe",),
@@ -51,7 +52,7 @@ LAYERS = (
     ("kdcore.adapters", "kdcore.losses", "kdcore.tasks"),
     # configuration, and what is installed
     ("kdcore.sections",),
-    ("kdcore.weights",),
+    ("kdcore.weights", "kdcore.teaching"),
     ("kdcore.experiment",),
     ("kdcore.configfile",),
     ("kdcore.catalog",),
@@ -95,7 +96,7 @@ LAYERS = (
     ("kdcore.cache",),
     ("kdcore.history", "kdcore.saving"),
     ("kdcore.trainer",),
-    ("kdcore.progress", "kdcore.job", "kdcore.api"),
+    ("kdcore.progress", "kdcore.job", "kdcore.api", "kdcore.pooling"),
     # runs
     ("kdcore.context",),
     ("kdcore.run",),

@@ -14,7 +14,7 @@ from kdcore.experiment import RunConfig, StageConfig
 from kdcore.fingerprint import digest_of, fingerprint_of
 from kdcore.job import BEST_WEIGHTS, CONFIG, METRICS, RESULT, STUDENT_WEIGHTS
 from kdcore.models.tutorial import LightNN
-from kdcore.run import run_student, run_teacher
+from kdcore.run import run_student, run_teacher, run_teachers
 
 SMALL = (
     "teacher.model=lightnn",
@@ -44,7 +44,7 @@ def test_a_run_leaves_a_clean_student_its_log_and_the_resolved_experiment(tmp_pa
     config = _config()
     context = _context(config, tmp_path)
     teacher = run_teacher(context, 42)
-    result = run_student(context, 42, "all", config.plan, teacher)
+    result = run_student(context, 42, "all", config.plan, {"teacher": teacher})
     folder = Path(result.folder)
     fresh = context.new_student(42)
     fresh.load_state_dict(load_file(folder / STUDENT_WEIGHTS))
@@ -60,10 +60,10 @@ def test_the_resolved_experiment_gives_the_same_run_again(tmp_path: Path) -> Non
     config = _config("data.labels=20")
     context = _context(config, tmp_path)
     teacher = run_teacher(context, 42)
-    first = run_student(context, 42, "all", config.plan, teacher)
+    first = run_student(context, 42, "all", config.plan, {"teacher": teacher})
     again = as_run(read_file(Path(first.folder) / CONFIG), "again")
     other = _context(again, tmp_path / "again")
-    second = run_student(other, again.seed, "all", again.plan, run_teacher(other, 42))
+    second = run_student(other, again.seed, "all", again.plan, run_teachers(other, 42))
     assert not second.kept
     one, two = (load_file(Path(r.folder) / STUDENT_WEIGHTS) for r in (first, second))
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -73,20 +73,20 @@ def test_the_resolved_experiment_gives_the_same_run_again(tmp_path: Path) -> Non
 def test_a_finished_run_is_kept_and_one_with_other_settings_is_not(tmp_path: Path) -> None:
     config = _config()
     context = _context(config, tmp_path)
-    first = run_student(context, 42, "student", ALONE, None)
+    first = run_student(context, 42, "student", ALONE, {})
     assert not first.kept
-    kept = run_student(context, 42, "student", ALONE, None)
+    kept = run_student(context, 42, "student", ALONE, {})
     assert kept.kept
     assert (kept.accuracy, kept.folder) == (first.accuracy, first.folder)
     changed = _context(_config("train.lr=0.01"), tmp_path)
-    assert not run_student(changed, 42, "student", ALONE, None).kept
+    assert not run_student(changed, 42, "student", ALONE, {}).kept
 
 
 def test_what_is_done_again_says_why(tmp_path: Path) -> None:
     def said(*assignments: str) -> str:
         console = Console(record=True, width=500, quiet=False, file=io.StringIO())
         context = RunContext(_config(*assignments), tmp_path, console)
-        run_student(context, 42, "student", ALONE, None)
+        run_student(context, 42, "student", ALONE, {})
         return console.export_text()
 
     assert "done again" not in said()
@@ -110,29 +110,29 @@ def test_a_model_of_equal_weights_and_other_code_is_no_finished_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = _context(_config(), tmp_path)
-    run_student(context, 42, "student", ALONE, None)
+    run_student(context, 42, "student", ALONE, {})
 
     def other_forward(self: LightNN, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = 2 * self.classifier(self.features(x).flatten(1))
         return logits
 
     monkeypatch.setattr(LightNN, "forward", other_forward)
-    assert not run_student(context, 42, "student", ALONE, None).kept
+    assert not run_student(context, 42, "student", ALONE, {}).kept
 
 
 def test_a_result_is_found_where_its_folder_was_moved_to(tmp_path: Path) -> None:
-    run_student(_context(_config(), tmp_path / "old"), 42, "student", ALONE, None)
+    run_student(_context(_config(), tmp_path / "old"), 42, "student", ALONE, {})
     (tmp_path / "old").rename(tmp_path / "new")
-    kept = run_student(_context(_config(), tmp_path / "new"), 42, "student", ALONE, None)
+    kept = run_student(_context(_config(), tmp_path / "new"), 42, "student", ALONE, {})
     assert kept.kept
     assert Path(kept.folder).is_relative_to(tmp_path / "new")
 
 
 def test_an_interrupted_run_is_not_taken_for_a_finished_one(tmp_path: Path) -> None:
     context = _context(_config(), tmp_path)
-    first = run_student(context, 42, "student", ALONE, None)
+    first = run_student(context, 42, "student", ALONE, {})
     (Path(first.folder) / RESULT).write_text('{"key": "half')
-    assert not run_student(context, 42, "student", ALONE, None).kept
+    assert not run_student(context, 42, "student", ALONE, {}).kept
 
 
 def test_a_teacher_from_a_file_is_not_trained(tmp_path: Path) -> None:
@@ -148,8 +148,8 @@ def test_the_teacher_is_the_same_after_it_has_taught(tmp_path: Path) -> None:
     config = _config()
     context = _context(config, tmp_path)
     teacher = run_teacher(context, 42)
-    run_student(context, 42, "all", config.plan, teacher)
-    size = context.data.teacher_preprocess.size
+    run_student(context, 42, "all", config.plan, {"teacher": teacher})
+    size = context.data.teachers["teacher"].preprocess.size
     assert fingerprint_of(teacher.model, size) == teacher.fingerprint
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
 
@@ -165,7 +165,7 @@ def test_the_teacher_cache_can_be_chosen_and_changes_no_number(tmp_path: Path, c
     losses = []
     for each in (reference, context):
         teacher = run_teacher(each, 42)
-        run = run_student(each, 42, "all", config.plan, teacher)
+        run = run_student(each, 42, "all", config.plan, {"teacher": teacher})
         losses.append([record["losses"] for record in run.epochs])
     assert losses[0] == losses[1]
 
@@ -174,7 +174,7 @@ def test_the_best_weights_are_chosen_on_the_validation_split_and_scored_on_the_t
     tmp_path: Path,
 ) -> None:
     context = _context(_config("data.validation=0.3", "train.epochs=4"), tmp_path)
-    result = run_student(context, 42, "student", ALONE, None)
+    result = run_student(context, 42, "student", ALONE, {})
     assert result.best_epoch is not None
     record = result.epochs[result.best_epoch - 1]
     assert record["validation"] == max(r["validation"] for r in result.epochs)
@@ -205,10 +205,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_a_result_whose_weights_were_changed_is_not_kept(tmp_path: Path) -> None:
     context = _context(_config(), tmp_path)
-    first = run_student(context, 42, "student", ALONE, None)
+    first = run_student(context, 42, "student", ALONE, {})
     file = Path(first.folder) / STUDENT_WEIGHTS
     file.write_bytes(file.read_bytes()[:-1] + b"?")
-    assert not run_student(context, 42, "student", ALONE, None).kept
+    assert not run_student(context, 42, "student", ALONE, {}).kept
 
 
 def test_a_callable_that_returns_a_trained_model_again_is_refused(

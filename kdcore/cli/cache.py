@@ -47,13 +47,14 @@ def list_command(
         return
     from kdcore.catalog import printable
     from kdcore.files import size_text
+    from kdcore.teachers import TEACHER, title_of
 
     for entry in entries:
         facts = entry.facts
         age = (datetime.now(UTC) - entry.last_used).days
-        what = (
-            f"{facts.get('model', '?')} on {facts.get('images', '?')}, {facts.get('views')} views"
-        )
+        name, model = facts.get("name", TEACHER), facts.get("model", "?")
+        whose = model if name == TEACHER else f"{model}, {title_of(name)},"
+        what = f"{whose} on {facts.get('images', '?')}, {facts.get('views')} views"
         arrays = ", ".join(facts.get("arrays", ()))
         size = size_text(entry.nbytes)
         typer.echo(printable(f"{entry.key[:12]}  {size}  {what}; used {age} days ago: {arrays}"))
@@ -91,7 +92,7 @@ def build_command(
     folder: Folder = None,
     out: Annotated[Path | None, typer.Option(help="Folder of a teacher that is trained.")] = None,
 ) -> None:
-    """Have the teacher of an experiment say ahead of training all that its students want."""
+    """Have the teachers of an experiment say ahead of training all that its students want."""
     from kdcore import configfile
 
     tree = configfile.read_file(file)
@@ -105,7 +106,7 @@ def build_command(
         raise ConfigError(
             f"cache.mode = {config.cache.mode!r} writes nothing: leave it out, or say 'disk'"
         )
-    options.announce_imports(config.teacher.model, config.student.model)
+    options.announce_imports(*config.model_names)
 
     from rich.console import Console
 

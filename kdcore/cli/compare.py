@@ -67,6 +67,14 @@ def command(
     how = options.engine(
         device, precision, compiled, augment_views, teacher_cache, teacher_cache_dtype, workers
     )
+    options.refuse_where_several_teach(
+        tree,
+        {
+            "--teacher": ("weights", teacher),
+            "--teacher-model": ("model", teacher_model),
+            "--image-size": ("image_size", image_size),
+        },
+    )
     options.assign(
         tree,
         {
@@ -90,13 +98,13 @@ def command(
         },
     )
     # A budget that is typed is everybody's, also where a recipe has one for its teacher.
-    own = tree.get("teacher", {}).get("train", {})
     typed = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
-    options.assign(tree, {f"teacher.train.{key}": typed[key] for key in typed if key in own})
+    for section, own in configfile.teacher_trainings(tree):
+        options.assign(tree, {f"{section}.{key}": typed[key] for key in typed if key in own})
     configfile.override(tree, assignments or [])
     config = configfile.as_comparison(tree, str(file) if file else f"recipe {name}")
     options.check_json(json_file)
-    options.announce_imports(config.teacher.model, config.student.model)
+    options.announce_imports(*config.model_names)
 
     from rich.console import Console
 

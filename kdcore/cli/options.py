@@ -114,6 +114,24 @@ def check_json(path: Path | None) -> None:
         )
 
 
+def refuse_where_several_teach(tree: dict[str, Any], values: dict[str, Any]) -> None:
+    """Refuse options that are about the one teacher in an experiment that names several.
+
+    Args:
+        tree: the experiment.
+        values: by option and the teacher's key, such as ``"--teacher": ("weights", FILE)``.
+    """
+    from kdcore.errors import ConfigError
+
+    named = tree.get("teachers")
+    for option, (key, value) in values.items():
+        if value is not None and isinstance(named, dict):
+            raise ConfigError(
+                f"{option} {value}: the experiment names its teachers ({', '.join(named)}); say "
+                f"whose: --set teachers.{next(iter(named), 'NAME')}.{key}={value}"
+            )
+
+
 def announce_imports(*models: str) -> None:
     """Print what a model's name would import, before it is imported."""
     from kdcore.models.build import where_from

@@ -52,7 +52,7 @@ def command(
     configfile.override(tree, assignments or [])
     config = configfile.as_run(tree, str(file))
     options.check_json(json_file)
-    options.announce_imports(config.teacher.model, config.student.model)
+    options.announce_imports(*config.model_names)
 
     from rich.console import Console
 
@@ -62,7 +62,7 @@ def command(
     from kdcore.files import write_json
     from kdcore.interruption import Interruption
     from kdcore.job import STUDENT, STUDENT_WEIGHTS, begun_in
-    from kdcore.run import run_student, run_teacher
+    from kdcore.run import run_student, run_teachers, teacher_rows
 
     console = Console(quiet=quiet, highlight=False, emoji=False)
     name = config.name or STUDENT
@@ -79,13 +79,13 @@ def command(
             interruption=interruption,
         )
         taught = any(config.strategy_lists)
-        teacher_model = context.new_teacher(config.seed) if taught else None
-        lines = rehearse(context, config.seed, teacher_model, config.plan)
+        models = context.new_teachers(config.seed) if taught else {}
+        lines = rehearse(context, config.seed, models, config.plan)
         for line in (*context.data.notes, *lines):
             console.print(line, markup=False, soft_wrap=True)
-        teacher = run_teacher(context, config.seed) if taught else None
-        results = [] if teacher is None else [teacher.result]
-        result = run_student(context, config.seed, name, config.plan, teacher)
+        teachers = run_teachers(context, config.seed) if taught else {}
+        results = teacher_rows(context, config.seed, teachers)
+        result = run_student(context, config.seed, name, config.plan, teachers)
     results.append(result)
     if json_file is not None:
         write_json(json_file, report.as_json(results))

@@ -1,6 +1,7 @@
 """An experiment's data as its models want it, made once and shared by all its runs."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +16,27 @@ from kdcore.data.source import ImageSource
 from kdcore.errors import ConfigError
 from kdcore.experiment import Experiment
 from kdcore.models.build import preprocess_for
+from kdcore.teachers import TEACHER, title_of
 
 BUDGETS = {"auto": BUDGET_BYTES, "always": 2**62, "never": 0}
 """Bytes that decoded images may take, by ``data.keep``."""
+
+
+@dataclass(frozen=True)
+class TeacherData:
+    """The data as one teacher wants it.
+
+    Attributes:
+        train: what it learns from, if it is trained here: every labelled training image.
+        test: decides nothing.
+        preprocess: how it wants images.
+        fingerprint: of what its training depends on.
+    """
+
+    train: ImageSource
+    test: ImageSource
+    preprocess: Preprocess
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -28,14 +47,11 @@ class PreparedData:
         name: of the data set.
         classes: names of the classes, by index.
         student: what students learn from; labels that they may not see are taken away.
-        teacher: what a teacher learns from: every labelled training image.
+        teachers: the data as each teacher wants it, by name.
         validation: held out of training, to choose weights on; None without one.
         test: decides nothing.
-        teacher_test: the same samples, for a teacher that is trained here.
         student_preprocess: how the student wants images.
-        teacher_preprocess: how the teacher does.
-        fingerprint: of what a student's run depends on: images, labels, split, sizes.
-        teacher_fingerprint: of what the teacher's training depends on.
+        fingerprint: of what a student alone depends on: images, labels, split, sizes.
         workers: processes that make batches ahead.
         notes: what a user should know.
     """
@@ -43,14 +59,11 @@ class PreparedData:
     name: str
     classes: tuple[str, ...]
     student: ImageSource
-    teacher: ImageSource
+    teachers: Mapping[str, TeacherData]
     validation: ImageSource | None
     test: ImageSource
-    teacher_test: ImageSource
     student_preprocess: Preprocess
-    teacher_preprocess: Preprocess
     fingerprint: str
-    teacher_fingerprint: str
     workers: int
     notes: tuple[str, ...]
 
@@ -72,16 +85,26 @@ def prepare_data(experiment: Experiment, device: torch.device) -> PreparedData:
         train, held_out = hold_out(train, config.validation, config.split_seed)
     few = train if config.labels is None else keep_labels(train, config.labels, config.split_seed)
     student = preprocess_for(experiment.student, loaded.train.images)
-    teacher = preprocess_for(experiment.teacher, loaded.train.images)
+    teachers = {
+        name: preprocess_for(each, loaded.train.images)
+        for name, each in experiment.model_teachers.items()
+    }
     pool = PixelPool(device, BUDGETS[config.keep])
     augment = Augment(experiment.augment)
-    source = ImageSource(few, student, teacher, pool, augment)
-    # The teacher trains as a student does: both of its inputs are the teacher's.
+    source = ImageSource(few, student, teachers, pool, augment)
     labelled = train.subset(train.labelled.tolist())
-    teacher_source = ImageSource(labelled, teacher, None, pool, augment)
-    test = ImageSource(loaded.test, student, teacher, pool)
+    test = ImageSource(loaded.test, student, teachers, pool)
     validation = None if held_out is None else ImageSource(held_out, student, None, pool)
-    teacher_test = test if student == teacher else ImageSource(loaded.test, teacher, None, pool)
+    as_taught = {
+        name: TeacherData(
+            # A teacher trains as a student does: both of its inputs are the teacher's.
+            ImageSource(labelled, own, None, pool, augment),
+            test if own == student else ImageSource(loaded.test, own, None, pool),
+            own,
+            _fingerprint((labelled, loaded.test), str(own)),
+        )
+        for name, own in teachers.items()
+    }
     pool.keep()
     if config.workers and pool.in_memory and pool.device.type != "cpu":
         raise ConfigError(
@@ -89,22 +112,20 @@ def prepare_data(experiment: Experiment, device: torch.device) -> PreparedData:
             f"kept on {pool.device}; leave it out, or set data.keep = 'never'"
         )
     workers = workers_for(pool.in_memory, config.workers)
+    views = source.view_size if augment.active else ""
     return PreparedData(
         loaded.name,
         loaded.train.classes,
         source,
-        teacher_source,
+        as_taught,
         validation,
         test,
-        teacher_test,
         student,
-        teacher,
-        _fingerprint((few, held_out, loaded.test), student, teacher),
-        _fingerprint((labelled, loaded.test), teacher),
+        _fingerprint((few, held_out, loaded.test), f"{student}{views}"),
         workers,
         (
             *loaded.notes,
-            *_notes(few, train, student, teacher),
+            *_notes(few, train, student, teachers),
             describe_feed(pool.in_memory, pool.nbytes, pool.device, workers),
         ),
     )
@@ -114,7 +135,7 @@ def _notes(
     few: LabelledImages,
     train: LabelledImages,
     student: Preprocess,
-    teacher: Preprocess,
+    teachers: Mapping[str, Preprocess],
 ) -> list[str]:
     notes = []
     seen, labelled = len(few.labelled), len(train.labelled)
@@ -123,15 +144,17 @@ def _notes(
             f"{len(few)} training images; the student sees {seen} labels, the others reach it "
             f"through the teacher alone; a teacher that is trained here sees {labelled}"
         )
-    if student.size != teacher.size:
-        notes.append(
-            f"images of {student.size} pixels for the student, {teacher.size} for the teacher"
+    if any(each.size != student.size for each in teachers.values()):
+        others = (
+            f"{each.size} for {'the teacher' if name == TEACHER else title_of(name)}"
+            for name, each in teachers.items()
         )
+        notes.append(f"images of {student.size} pixels for the student, {', '.join(others)}")
     return notes
 
 
-def _fingerprint(parts: tuple[LabelledImages | None, ...], *preprocess: Preprocess) -> str:
-    digest = hashlib.sha256(str(preprocess).encode())
+def _fingerprint(parts: tuple[LabelledImages | None, ...], preprocess: str) -> str:
+    digest = hashlib.sha256(preprocess.encode())
     for part in parts:
         if part is not None:
             digest.update(f"{part.images.fingerprint()}{part.classes}".encode())

@@ -3,10 +3,11 @@
 In what order the samples come is in `order`; what is done with a batch is the trainer's.
 """
 
+import copy
 import hashlib
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Sized
+from collections.abc import Callable, Collection, Mapping, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from kdcore.data.images import LabelledImages, fit
 from kdcore.data.pixels import PixelPool
 from kdcore.data.preprocess import Preprocess
 from kdcore.errors import DataError
-from kdcore.nested import map_tensors, to_device
+from kdcore.nested import TeacherInputs, map_tensors
 from kdcore.tasks import UNLABELLED, Mixed
 
 
@@ -30,7 +31,8 @@ class Batch:
     Attributes:
         inputs: what the student is given.
         teacher_inputs: the same samples and view as the teacher is given them; the same object
-            where both models want them alike, None where nobody asked for them.
+            where both models want them alike, `TeacherInputs` where teachers differ among
+            themselves, None where nobody asked for them.
         targets: ``int64 [batch]``, -100 where a sample has no label.
         indices: ``int64 [batch]``, each sample's index in its source.
         view: which augmented view of the samples this is.
@@ -55,12 +57,11 @@ class Batch:
         """Return the batch on a device."""
         if self.targets.device == device:
             return self
-        inputs = to_device(self.inputs, device)
-        shared = self.teacher_inputs is self.inputs
+        inputs, others = self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
         return replace(
             self,
             inputs=inputs,
-            teacher_inputs=inputs if shared else to_device(self.teacher_inputs, device),
+            teacher_inputs=others,
             targets=self.targets.to(device, non_blocking=True),
             indices=self.indices.to(device, non_blocking=True),
             mixed=self.mixed and self.mixed.to(device),
@@ -69,17 +70,24 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """Return the batch in memory that is copied to a device without waiting."""
-        inputs = map_tensors(self.inputs, Tensor.pin_memory)
-        other = self.teacher_inputs
-        shared = other is self.inputs
+        inputs, others = self._mapped(Tensor.pin_memory)
         return replace(
             self,
             inputs=inputs,
-            teacher_inputs=inputs if shared else map_tensors(other, Tensor.pin_memory),
+            teacher_inputs=others,
             targets=self.targets.pin_memory(),
             host_indices=self.rows,
             indices=self.indices.pin_memory(),
         )
+
+    def _mapped(self, function: Callable[[Tensor], Tensor]) -> tuple[Any, Any]:
+        """Apply a function to what the models are given; what they share stays shared."""
+        inputs, others = map_tensors(self.inputs, function), self.teacher_inputs
+        if others is self.inputs:
+            return inputs, inputs
+        if isinstance(others, TeacherInputs):
+            return inputs, others.map(function, {id(self.inputs): inputs})
+        return inputs, map_tensors(others, function)
 
 
 class Source(ABC):
@@ -101,8 +109,12 @@ class Source(ABC):
 
     @property
     def fingerprint(self) -> str | None:
-        """Hash of all that a teacher is given, by index and view; None where it is not known."""
+        """Hash of all that teachers are given, by index and view; None where it is not known."""
         return None
+
+    def fingerprint_for(self, teacher: str) -> str | None:  # noqa: ARG002
+        """Return the hash of all that one teacher is given; None where it is not known."""
+        return self.fingerprint
 
     @abstractmethod
     def batch(self, indices: Tensor, view: int = 0, *, teacher: bool = True) -> Batch:
@@ -138,16 +150,19 @@ class ImageSource(Source):
     Args:
         data: the images and their targets.
         student: how the student wants them.
-        teacher: how the teacher does; as the student if not given.
+        teacher: how the teacher does, or several by name; as the student if not given.
         pool: where decoded images are kept; a pool of its own if not given.
         augment: what is done to them before a model sees them; nothing if not given.
+
+    Attributes:
+        view_size: side in pixels of the images that views are made of.
     """
 
     def __init__(
         self,
         data: LabelledImages,
         student: Preprocess,
-        teacher: Preprocess | None = None,
+        teacher: Preprocess | Mapping[str, Preprocess] | None = None,
         pool: PixelPool | None = None,
         augment: Augment | None = None,
     ) -> None:
@@ -156,21 +171,51 @@ class ImageSource(Source):
         self.augment = augment if augment and augment.active else None
         self.views = self.augment.settings.views if self.augment else 1
         self.pool = pool or PixelPool()
-        self._preprocess = (student, teacher or student)
-        sizes = {preprocess.size for preprocess in self._preprocess}
-        # Views are of the larger images, so that both models see one crop and one flip.
-        decoded = {max(sizes)} if self.augment else sizes
+        self._student = student
+        given = teacher if isinstance(teacher, Mapping) else {"": teacher or student}
+        self._teachers: Mapping[str, Preprocess] = {}
+        self._common: Preprocess | None = None
+        self._serve(given)
+        sizes = {student.size, *(each.size for each in given.values())}
+        # Views are of the largest images, so that all models see one crop and one flip.
+        self.view_size = max(sizes)
+        if self.augment:
+            self.view_size = self.augment.settings.image_size or self.view_size
+        decoded = {self.view_size} if self.augment else sizes
         self._pixels = {size: self.pool.ask(data.images, size) for size in decoded}
         if pool is None:
             self.pool.keep()
 
+    def _serve(self, teachers: Mapping[str, Preprocess]) -> None:
+        """Make, from now on, what these teachers want; as the student's where there is none."""
+        kinds = set(teachers.values()) or {self._student}
+        self._common = kinds.pop() if len(kinds) == 1 else None
+        self._teachers = {} if self._common else dict(teachers)
+
+    def for_teachers(self, names: Collection[str]) -> "ImageSource":
+        """Return the same samples and views for some of its teachers alone."""
+        if self._common:
+            return self
+        other = copy.copy(self)
+        other._serve({name: self._teachers[name] for name in names})
+        return other
+
     @property
     def fingerprint(self) -> str:
-        """Hash of images, their order, the teacher's preprocessing and the views."""
-        student, teacher = self._preprocess
-        parts = [self.data.images.fingerprint(), str(teacher)]
+        """Hash of images, their order, all teachers' preprocessing and the views."""
+        return self._hash(str(self._common or sorted(self._teachers.items())))
+
+    def fingerprint_for(self, teacher: str) -> str:
+        """Return the hash of images, their order, one teacher's preprocessing and the views.
+
+        Views are made at one size, the largest that any model wants: with them, that counts too.
+        """
+        return self._hash(str(self._common or self._teachers[teacher]))
+
+    def _hash(self, preprocess: str) -> str:
+        parts = [self.data.images.fingerprint(), preprocess]
         if self.augment:
-            parts += [self.augment.canonical, str(max(student.size, teacher.size))]
+            parts += [self.augment.canonical, str(self.view_size)]
             parts.append(self.pool.device.type)  # where views are computed
             if self.augment.mixes:
                 parts.append(str(self.targets.tolist()))
@@ -178,27 +223,35 @@ class ImageSource(Source):
 
     def batch(self, indices: Tensor, view: int = 0, *, teacher: bool = True) -> Batch:
         """Gather, augment and normalise images."""
-        student, other = self._preprocess
-        mixed = None
+        student, mixed = self._student, None
+        sizes = {student.size}
+        if teacher:
+            sizes |= {each.size for each in (self._common, *self._teachers.values()) if each}
         if self.augment is None:
-            sizes = {student.size, other.size} if teacher else {student.size}
             pixels = {size: self._gather(size, indices) for size in sizes}
         else:
-            (size,) = self._pixels
+            size = self.view_size
             seen = self.augment.augment(self._gather(size, indices), indices, view)
             if mix := self.augment.partners(indices, view, self.targets, size):
                 theirs = self._gather(size, mix.partners)
                 seen = mix.pixels(seen, self.augment.augment(theirs, mix.partners, view))
                 mixed = Mixed(self.targets[mix.partners], mix.share).to(seen.device)
-            sizes = {student.size, other.size} if teacher else {student.size}
             pixels = {each: fit(seen, each) for each in sizes}
         inputs = student.normalise(pixels[student.size])
-        given = None
-        if teacher:
-            given = inputs if student == other else other.normalise(pixels[other.size])
+        given = self._given(inputs, pixels) if teacher else None
         targets = self.targets[indices].to(inputs.device, non_blocking=True)
         here = indices.to(inputs.device, non_blocking=True)
         return Batch(inputs, given, targets, here, view, mixed, indices)
+
+    def _given(self, inputs: Tensor, pixels: Mapping[int, Tensor]) -> Tensor | TeacherInputs:
+        """Return what teachers are given: one tensor for all that want the same."""
+        made = {self._student: inputs}
+        for each in (self._common, *self._teachers.values()):
+            if each and each not in made:
+                made[each] = each.normalise(pixels[each.size])
+        if self._common:
+            return made[self._common]
+        return TeacherInputs({name: made[each] for name, each in self._teachers.items()})
 
     def _gather(self, size: int, indices: Tensor) -> Tensor:
         pixels, rows = self._pixels[size]

@@ -1,0 +1,159 @@
+"""Who teaches in an experiment: the sections [teacher] and [teachers.NAME], checked as a whole.
+
+What strategies learn from whom is in their entries; how teachers come about is in `run`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
+
+from kdcore.errors import ConfigError, unknown
+from kdcore.sections import LABEL, MODEL, ModelConfig, Positive, Section
+from kdcore.teachers import (
+    ALL_TEACHERS,
+    TEACHER,
+    MovingAverageTeacher,
+    TeacherEnsemble,
+    check_teachers,
+    needed,
+)
+
+
+class TeacherConfig(ModelConfig):
+    """The teacher: a model, and the training it gets where no weights are given.
+
+    Keys of the training that are not given here are taken from ``[train]``.
+    """
+
+    model: str = Field("deepnn", min_length=1, description=MODEL)
+    train: dict[str, Any] = Field(
+        default_factory=dict, description="keys of [train] that differ for the teacher"
+    )
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a few words."""
+        return self.model
+
+
+class EnsembleConfig(Section):
+    """A teacher whose logits are the mean of other teachers'."""
+
+    ensemble: tuple[str, ...] = Field(description="names of the teachers that it is the mean of")
+    shares: tuple[Positive, ...] | None = Field(
+        None,
+        description="each one's share in the mean, relative to the others'; equal if not given",
+    )
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "EnsembleConfig":
+        _ = self.spec
+        return self
+
+    @property
+    def spec(self) -> TeacherEnsemble:
+        """The same as it is handed over in Python."""
+        return TeacherEnsemble(self.ensemble, self.shares)
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a few words."""
+        shares = self.shares and f", shares {', '.join(f'{share:g}' for share in self.shares)}"
+        return f"mean of {', '.join(self.ensemble)}{shares or ''}"
+
+
+class AverageConfig(Section):
+    """A teacher that is the moving average of the student."""
+
+    average: float = Field(
+        ge=0, lt=1, description="what the average of the student keeps of itself a step"
+    )
+
+    @property
+    def spec(self) -> MovingAverageTeacher:
+        """The same as it is handed over in Python."""
+        return MovingAverageTeacher(self.average)
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a few words."""
+        return f"moving average of the student, decay {self.average:g}"
+
+
+def _kind(value: object) -> str:
+    """Say which of the three a value is, or was meant to be, by the keys that only it has."""
+    if isinstance(value, BaseModel):
+        return _tag(type(value))
+    keys = value if isinstance(value, Mapping) else ()
+    if "ensemble" in keys or "shares" in keys:
+        return _tag(EnsembleConfig)
+    return _tag(AverageConfig if "average" in keys else TeacherConfig)
+
+
+def _tag(kind: type[BaseModel]) -> str:
+    return f"teacher[{kind.__name__}]"
+
+
+AnyTeacherConfig = Annotated[
+    Annotated[TeacherConfig, Tag(_tag(TeacherConfig))]
+    | Annotated[EnsembleConfig, Tag(_tag(EnsembleConfig))]
+    | Annotated[AverageConfig, Tag(_tag(AverageConfig))],
+    Discriminator(_kind),
+]
+"""A section ``[teachers.NAME]``."""
+
+
+def check_names(teachers: Mapping[str, AnyTeacherConfig]) -> None:
+    """Refuse names that are no labels or mean something else, and wrong members of ensembles.
+
+    Raises:
+        ConfigError: names the teacher.
+    """
+    for name in teachers:
+        if not re.fullmatch(LABEL, name):
+            raise ConfigError(f"teachers: {name!r} is no name: letters, digits, _, +, @ and -")
+        if name == TEACHER:
+            raise ConfigError(
+                f"no teacher of several can be called {name!r}, as the one of [teacher] is: give "
+                "it another name"
+            )
+    check_teachers(teachers, _ensembles(teachers))
+
+
+def check_all_teach(
+    teachers: Mapping[str, AnyTeacherConfig], learners: Iterable[tuple[str, str | None]]
+) -> None:
+    """Refuse teachers that nobody learns from, of those that were named.
+
+    Args:
+        teachers: by name.
+        learners: label of each strategy, and the teacher that it names.
+
+    Raises:
+        ConfigError: names the teacher, or the strategy that learns from none of them.
+    """
+    bound = set()
+    for label, teacher in learners:
+        if teacher == ALL_TEACHERS or (teacher is None and len(teachers) == 1):
+            bound |= set(teachers)
+        elif teacher is None:
+            raise ConfigError(
+                f"strategy {label!r} does not say which teacher it learns from; set teacher to "
+                f"one of {', '.join(teachers)}, or to {ALL_TEACHERS!r}"
+            )
+        elif teacher not in teachers:
+            raise ConfigError(f"strategy {label!r}: {unknown('teacher', teacher, teachers)}")
+        else:
+            bound.add(teacher)
+    for name in teachers:
+        if name not in needed(bound, _ensembles(teachers)):
+            raise ConfigError(
+                f'no strategy learns from teacher {name!r}: bind one (teacher = "{name}"), or '
+                f"leave [teachers.{name}] out"
+            )
+
+
+def _ensembles(teachers: Mapping[str, AnyTeacherConfig]) -> dict[str, TeacherEnsemble]:
+    return {name: each.spec for name, each in teachers.items() if isinstance(each, EnsembleConfig)}
