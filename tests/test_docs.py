@@ -7,9 +7,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import kdcore
-from kdcore.configfile import as_run
+from kdcore.comparison import rehearse
+from kdcore.configfile import as_comparison, as_run
+from kdcore.context import RunContext
 from kdcore.hookspecs import HOOKS, Hooks
 from kdcore.weights import Moving
 
@@ -21,7 +24,7 @@ def _blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/write-a-strategy.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/write-a-strategy.md", "docs/teachers.md"])
 def test_the_python_blocks_of_a_page_run_one_after_the_other(name: str) -> None:
     blocks = _blocks(ROOT / name, "python")
     assert blocks
@@ -65,6 +68,19 @@ def test_the_experiment_file_that_is_shown_is_valid() -> None:
     assert as_run(tomllib.loads(block), "shown").strategies[0].settings == {"temperature": 2.0}
     assert isinstance(as_run(tomllib.loads(weights), "weights").task_weight, Moving)
     assert len(as_run(tomllib.loads(stages), "stages").plan) == 2
+
+
+def test_the_comparison_of_several_teachers_that_is_shown_is_valid_and_can_be_set_up(
+    tmp_path: Path,
+) -> None:
+    (block,) = _blocks(ROOT / "docs" / "teachers.md", "toml")
+    tree = tomllib.loads(block) | {"data": {"limit": 20}, "device": "cpu", "seeds": [42]}
+    config = as_comparison(tree, "shown")
+    assert list(config.teachers_by_name) == ["big", "small", "both", "self"]
+    context = RunContext(config, tmp_path, Console(quiet=True))
+    models = context.new_teachers(42)
+    for plan, said in zip(config.plans, ("both", "self", "small"), strict=True):
+        assert any(f"learns from {said}" in line for line in rehearse(context, 42, models, plan))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

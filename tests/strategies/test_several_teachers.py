@@ -148,7 +148,7 @@ def test_each_teacher_is_given_its_own_images() -> None:
     batch = _source().batch(torch.tensor([4, 1]))
     assert isinstance(batch.teacher_inputs, TeacherInputs)
     for name, preprocess in (("big", LARGE), ("small", SMALL)):
-        alone = _source(**{name: preprocess}).batch(torch.tensor([4, 1]))
+        alone = _source(None, **{name: preprocess}).batch(torch.tensor([4, 1]))
         assert torch.equal(batch.teacher_inputs.by_name[name], alone.teacher_inputs)
     assert batch.inputs.shape[-1] == 16
 
@@ -348,7 +348,7 @@ def test_a_later_stage_goes_on_with_the_average_of_the_same_name() -> None:
     source, student = _source(), _net(3)
     with _distiller(source, student=student) as first:
         with torch.no_grad():
-            student[0].weight.add_(1)
+            next(student.parameters()).add_(1)
         first.advance()
         carried = first.carried()
         expected = copy.deepcopy(first.moving["self"].state_dict())
@@ -403,7 +403,9 @@ def test_a_teacher_is_asked_once_by_whatever_other_names_and_company(tmp_path: P
     models = {"one": _net(1, 8), "two": _net(2, 4)}
 
     def ask(cache: SignalCache, **names: str) -> dict[str, Tensor]:
-        source = _source(**{name: LARGE if who == "one" else SMALL for name, who in names.items()})
+        source = _source(
+            None, **{name: LARGE if who == "one" else SMALL for name, who in names.items()}
+        )
         entries = [{"name": "logits", "label": n, "teacher": n} for n in names]
         with _distiller(source, {n: models[who] for n, who in names.items()}, entries) as each:
             who = {name: Identity(names[name]) for name in names}
@@ -427,7 +429,7 @@ def test_one_teacher_may_be_kept_while_another_is_asked() -> None:
         """Looks at the samples beside each."""
 
         def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = super().forward(x - x.mean(0))
+            out: Tensor = super().forward(x - x.mean(0))  # type: ignore[no-untyped-call]
             return out
 
     teachers = {"big": Crowd(*_net(1, 8)), "small": _net(2, 4)}
