@@ -20,6 +20,7 @@ from kdcore.errors import ModelError, TapError
 from kdcore.execution import PLAIN, Execution
 from kdcore.nested import to_device
 from kdcore.part import Part
+from kdcore.processes import here
 from kdcore.randomness import isolated, stream
 from kdcore.signals import SignalKey
 from kdcore.survey import Roles, Survey
@@ -129,7 +130,8 @@ def discover(
         shapes = learner.shapes(own), surveys[member.teacher].shapes(others)
         with isolated(seed, member.label, "adapters"):
             adapters = ensemble.adapt_shapes(member, setup, *shapes)
-        generator = stream(seed, member.label, "loss", device=device)
+        process = ("process", rank) if (rank := here().rank) else ()
+        generator = stream(seed, member.label, "loss", *process, device=device)
         part = Part(member, own, others, shapes, adapters, generator, precision)
         part.to(device, precision)
         part.state.move(device, precision)

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from kdcore.answers import labelled, mean, nothing_changed
+from kdcore.answers import labelled, mean, nothing_changed, nothing_remembered
 from kdcore.assembly import Assembly, arm, discover
 from kdcore.catalog import Catalog
 from kdcore.contract import AuxiliaryLoss, Setup
@@ -225,7 +225,8 @@ class Distiller(nn.Module):
             weights: dict[str, float] = {}
             seen = replace(observation, output=self.task.rows(logits, targets))
             for part in self._parts:
-                loss = self._auxiliary(part, seen, signals, targets, indices)
+                with nothing_remembered(part):
+                    loss = self._auxiliary(part, seen, signals, targets, indices)
                 for label, value in labelled(part.member, loss):
                     auxiliary[label] = mean(part.member, label, value, here, counts)
                     weights[label] = weight_at(part.member.weight, self.epoch)
@@ -299,6 +300,11 @@ class Distiller(nn.Module):
         for part in self._parts:
             part.state.commit()
 
+    def forget(self) -> None:
+        """Forget what strategies handed back since the last step: it is not to be taken."""
+        for part in self._parts:
+            part.state.discard()
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move everything that a run holds when PyTorch moves the module.
 
@@ -331,8 +337,17 @@ class Distiller(nn.Module):
             "epoch": self.epoch,
             "step": self.step,
             "state": {part.member.label: dict(part.state) for part in self._parts},
-            "generators": {part.member.label: part.generator.get_state() for part in self._parts},
+            "generators": self.streams(),
         }
+
+    def streams(self) -> dict[str, Tensor]:
+        """Return where each strategy's random stream is, by label."""
+        return {part.member.label: part.generator.get_state() for part in self._parts}
+
+    def set_streams(self, states: Mapping[str, Tensor]) -> None:
+        """Put random streams where `streams` found them."""
+        for part in self._parts:
+            part.generator.set_state(states[part.member.label])
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take back what `get_extra_state` returned."""
@@ -340,7 +355,7 @@ class Distiller(nn.Module):
         self.step = state["step"]
         for part in self._parts:
             part.state.load(state["state"][part.member.label])
-            part.generator.set_state(state["generators"][part.member.label])
+        self.set_streams(state["generators"])
 
 
 def _release(assembly: Assembly, frozen: Frozen) -> None:

@@ -29,6 +29,7 @@ LAYERS = (
         "kdcore.devices",
         "kdcore.snapshot",
         "kdcore.interruption",
+        "kdcore.processes",
     ),
     (
         "kdcore.validation",
@@ -59,6 +60,7 @@ LAYERS = (
     ("kdcore.selection", "kdcore.part", "kdcore.teacher"),
     ("kdcore.assembly", "kdcore.answers"),
     ("kdcore.distiller",),
+    ("kdcore.parallel",),
     # data
     (
         "kdcore.data.images",
