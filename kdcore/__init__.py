@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kdcore.losses import require_same_classes as require_same_classes
     from kdcore.losses import require_same_shape as require_same_shape
     from kdcore.losses import squared_error as squared_error
+    from kdcore.processes import gathered as gathered
     from kdcore.strategy import Recommended as Recommended
     from kdcore.strategy import Strategy as Strategy
     from kdcore.strategy import StrategySettings as StrategySettings
@@ -54,6 +55,7 @@ _HOMES = {
     "errors": ("KdcoreError",),
     "hookspecs": ("hookimpl",),
     "losses": ("require_same_classes", "require_same_shape", "squared_error"),
+    "processes": ("gathered",),
     "strategy": ("Recommended", "Strategy", "StrategySettings", "Tap", "auto"),
     "weights": ("Moving",),
 }

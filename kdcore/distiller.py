@@ -18,7 +18,7 @@ from kdcore.catalog import Catalog
 from kdcore.contract import AuxiliaryLoss, Setup
 from kdcore.devices import device_of
 from kdcore.ensemble import Ensemble, Member
-from kdcore.errors import ConfigError, ModelError, UserError
+from kdcore.errors import ConfigError, ModelError, StrategyError, UserError
 from kdcore.execution import PLAIN, Execution
 from kdcore.freezing import Frozen
 from kdcore.nested import in_precision
@@ -298,7 +298,10 @@ class Distiller(nn.Module):
         """
         self.step += 1
         for part in self._parts:
-            part.state.commit()
+            try:
+                part.state.commit()
+            except StrategyError as error:
+                raise StrategyError(f"{part.member}: {error}") from None
 
     def forget(self) -> None:
         """Forget what strategies handed back since the last step: it is not to be taken."""

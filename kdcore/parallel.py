@@ -45,6 +45,11 @@ class Unit:
         waiting: AbstractContextManager[None] = self._wrapped.no_sync()
         return waiting
 
+    def release(self) -> None:
+        """Let go of the parameters, which another unit may hold next."""
+        if self._wrapped is not None:
+            self._wrapped.reducer._remove_autograd_hooks()
+
     def check(self) -> None:
         """Refuse parameters that were frozen or unfrozen since it was made.
 

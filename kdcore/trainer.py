@@ -316,8 +316,9 @@ class _Training:
         return self._average.applied() if self._average else nullcontext()
 
     def release(self) -> None:
-        """Leave no gradients."""
+        """Leave no gradients, and no hooks on parameters."""
         self._optimizer.zero_grad()
+        self._unit.release()
 
 
 def _learning(distiller: Distiller) -> list[str]:
