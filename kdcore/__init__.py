@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kdcore.losses import require_same_shape as require_same_shape
     from kdcore.losses import squared_error as squared_error
     from kdcore.nested import TeacherInputs as TeacherInputs
+    from kdcore.processes import gathered as gathered
     from kdcore.strategy import Recommended as Recommended
     from kdcore.strategy import Strategy as Strategy
     from kdcore.strategy import StrategySettings as StrategySettings
@@ -58,6 +59,7 @@ _HOMES = {
     "hookspecs": ("hookimpl",),
     "losses": ("require_same_classes", "require_same_shape", "squared_error"),
     "nested": ("TeacherInputs",),
+    "processes": ("gathered",),
     "strategy": ("Recommended", "Strategy", "StrategySettings", "Tap", "auto"),
     "teachers": ("MovingAverageTeacher", "TeacherEnsemble"),
     "weights": ("Moving",),

@@ -12,7 +12,28 @@ from torch import Tensor
 from kdcore.contract import AuxiliaryLoss, Features, State
 from kdcore.ensemble import Member
 from kdcore.errors import StrategyError
+from kdcore.part import Part
 from kdcore.tasks import Counts
+
+
+@contextmanager
+def nothing_remembered(part: Part) -> Iterator[None]:
+    """Refuse modules of a strategy that keep memory of their own.
+
+    What they write would be lost where several processes train, and seen by the next micro-batch.
+    PyTorch's own modules may: their running statistics are meant to be each process's.
+
+    Raises:
+        StrategyError: a buffer was changed inside the block.
+    """
+    before = {name: (id(each), each._version) for name, each in part.memory()}
+    yield
+    for name, each in part.memory():
+        if before.get(name) != (id(each), each._version):
+            raise StrategyError(
+                f"{part.member}: the buffer {name} was changed while losses were computed; memory "
+                "goes into Adapters.state, and is handed back with state.write"
+            )
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from kdcore.execution import PLAIN, Execution
 from kdcore.moving import MovingTeacher, copy_of
 from kdcore.nested import inputs_of, to_device
 from kdcore.part import Part
+from kdcore.processes import here
 from kdcore.randomness import isolated, stream
 from kdcore.signals import SignalKey, Signals
 from kdcore.survey import EnsembleSurvey, Roles, Survey
@@ -162,7 +163,8 @@ def discover(
         shapes = learner.shapes(asked), surveys[member.teacher].shapes(told)
         with isolated(seed, member.label, "adapters"):
             adapters = ensemble.adapt_shapes(member, setup, *shapes)
-        generator = stream(seed, member.label, "loss", device=device)
+        process = ("process", rank) if (rank := here().rank) else ()
+        generator = stream(seed, member.label, "loss", *process, device=device)
         part = Part(member, asked, told, shapes, adapters, generator, precision)
         part.to(device, precision)
         part.state.move(device, precision)

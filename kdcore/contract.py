@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.errors import StrategyError, unknown
+from kdcore.processes import Processes, here
 
 T = TypeVar("T")
 
@@ -223,21 +224,43 @@ class State(Mapping[str, Tensor]):
     def commit(self) -> None:
         """Make the writes that were handed back since the last commit the memory.
 
+        Where several processes train together, the writes of all, so that the memory is the same
+        in each.
+
         Raises:
-            StrategyError: a tensor was changed in place, which micro-batches would have seen.
+            StrategyError: a tensor was changed in place, which micro-batches would have seen; or
+                processes wrote a whole tensor each in its own way.
         """
         for name, version in self._current_versions().items():
             if version != self._versions[name]:
                 raise StrategyError(
                     f"state {name!r} was changed in place; hand it back: state.write({name!r}, ...)"
                 )
-        for name, value, at in self._writes:
+        for name, value, at in self._of_all(here()):
             if at is None:
                 self._tensors[name] = value
             else:
                 self._tensors[name][at] = value[_last(at, len(self._tensors[name]))]
         self._versions = self._current_versions()
         self.discard()
+
+    def _of_all(self, processes: Processes) -> list[tuple[str, Tensor, Tensor | None]]:
+        """Return the writes of all processes, those of this one where it is alone."""
+        if processes.count == 1:
+            return self._writes
+        written: list[tuple[str, Tensor, Tensor | None]] = []
+        for name, tensor in self._tensors.items():
+            own = [(value, at) for each, value, at in self._writes if each == name]
+            whole = [value for value, at in own if at is None]
+            if processes.any(bool(whole)):
+                written.append((name, _the_same(name, whole, processes), None))
+            if tensor.ndim:
+                rows = [(value, at) for value, at in own if at is not None]
+                nowhere = torch.zeros(0, dtype=torch.int64, device=tensor.device)
+                values = torch.cat([tensor[:0], *(value for value, _ in rows)])
+                at = processes.rows(torch.cat([nowhere, *(place for _, place in rows)]))
+                written.append((name, processes.rows(values), at))
+        return written
 
     def _current_versions(self) -> dict[str, int]:
         return {name: tensor._version for name, tensor in self._tensors.items()}
@@ -280,6 +303,18 @@ class State(Mapping[str, Tensor]):
         }
         self._versions = self._current_versions()
         self.discard()
+
+
+def _the_same(name: str, whole: Sequence[Tensor], processes: Processes) -> Tensor:
+    """Return the last value of a whole tensor, which every process must have written alike."""
+    first, *others = processes.all(whole[-1].cpu() if whole else None)
+    if first is None or any(each is None or not torch.equal(each, first) for each in others):
+        raise StrategyError(
+            f"state {name!r} was written as a whole by {processes.count} processes, each from its "
+            "own share of the batch: write rows (at=...), or make the value of all samples "
+            "(kdcore.gathered)"
+        )
+    return whole[-1]
 
 
 def _last(at: Tensor, rows: int) -> Tensor:

@@ -12,13 +12,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from kdcore.answers import labelled, mean, nothing_changed
+from kdcore.answers import labelled, mean, nothing_changed, nothing_remembered
 from kdcore.assembly import Assembly, arm, discover
 from kdcore.catalog import Catalog
 from kdcore.contract import AuxiliaryLoss, Setup
 from kdcore.devices import device_of
 from kdcore.ensemble import Ensemble, Member
-from kdcore.errors import ConfigError, ModelError, UserError
+from kdcore.errors import ConfigError, ModelError, StrategyError, UserError
 from kdcore.execution import PLAIN, Execution
 from kdcore.freezing import Frozen
 from kdcore.moving import MovingTeacher
@@ -252,7 +252,8 @@ class Distiller(nn.Module):
             weights: dict[str, float] = {}
             seen = replace(observation, output=self.task.rows(logits, targets))
             for part in self._parts:
-                loss = self._auxiliary(part, seen, signals, targets, indices)
+                with nothing_remembered(part):
+                    loss = self._auxiliary(part, seen, signals, targets, indices)
                 for label, value in labelled(part.member, loss):
                     auxiliary[label] = mean(part.member, label, value, here, counts)
                     weights[label] = weight_at(part.member.weight, self.epoch)
@@ -333,9 +334,17 @@ class Distiller(nn.Module):
         """
         self.step += 1
         for part in self._parts:
-            part.state.commit()
+            try:
+                part.state.commit()
+            except StrategyError as error:
+                raise StrategyError(f"{part.member}: {error}") from None
         for teacher in self.moving.values():
             teacher.update()
+
+    def forget(self) -> None:
+        """Forget what strategies handed back since the last step: it is not to be taken."""
+        for part in self._parts:
+            part.state.discard()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move everything that a run holds when PyTorch moves the module.
@@ -369,9 +378,18 @@ class Distiller(nn.Module):
             "epoch": self.epoch,
             "step": self.step,
             "state": {part.member.label: dict(part.state) for part in self._parts},
-            "generators": {part.member.label: part.generator.get_state() for part in self._parts},
+            "generators": self.streams(),
             "moving": {name: each.state_dict() for name, each in self.moving.items()},
         }
+
+    def streams(self) -> dict[str, Tensor]:
+        """Return where each strategy's random stream is, by label."""
+        return {part.member.label: part.generator.get_state() for part in self._parts}
+
+    def set_streams(self, states: Mapping[str, Tensor]) -> None:
+        """Put random streams where `streams` found them."""
+        for part in self._parts:
+            part.generator.set_state(states[part.member.label])
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take back what `get_extra_state` returned."""
@@ -379,7 +397,7 @@ class Distiller(nn.Module):
         self.step = state["step"]
         for part in self._parts:
             part.state.load(state["state"][part.member.label])
-            part.generator.set_state(state["generators"][part.member.label])
+        self.set_streams(state["generators"])
         for name, teacher in self.moving.items():
             teacher.load_state_dict(state["moving"][name])
 

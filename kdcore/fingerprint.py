@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kdcore.devices import device_of
 from kdcore.probe import evaluating
+from kdcore.processes import here
 from kdcore.randomness import stream
 from kdcore.taps import logits_of, run_model
 
@@ -140,7 +141,17 @@ CONTINUED = "continued"
 """Name of the fact that a run was continued elsewhere than it began, and where."""
 
 ENVIRONMENT = frozenset(
-    {"device", "processor", "threads", "torch", "torchvision", "pillow", "kdcore", CONTINUED}
+    {
+        "device",
+        "processor",
+        "threads",
+        "processes",
+        "torch",
+        "torchvision",
+        "pillow",
+        "kdcore",
+        CONTINUED,
+    }
 )
 """Names of the facts that say where something is computed, not what."""
 
@@ -150,7 +161,9 @@ SHORT = 30
 
 def machine_facts(device: torch.device) -> dict[str, object]:
     """Return what the bits of a computation depend on beside its inputs."""
+    count = here().count
     return {
+        **({"processes": count} if count > 1 else {}),
         "device": str(device),
         "processor": torch.cuda.get_device_name(device)
         if device.type == "cuda"

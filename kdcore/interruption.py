@@ -6,7 +6,7 @@ time, stops at once.
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -62,6 +62,12 @@ class Interruption:
             yield
         finally:
             self._careful = before
+
+    def hear(self, noted: Iterable[signal.Signals | None]) -> None:
+        """Take note of what other processes have noted, each a signal or None."""
+        heard = [each for each in noted if each is not None]
+        if heard and self.asked is None:
+            self.asked = heard[0]
 
     def obey(self, saved: str) -> None:
         """Raise what ends the process, if a signal was noted.

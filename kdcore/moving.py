@@ -9,6 +9,7 @@ from torch import nn
 
 from kdcore.averaging import averaged, copied, follow
 from kdcore.errors import ModelError
+from kdcore.processes import here
 from kdcore.signals import Signals
 from kdcore.teacher import FrozenTeacher
 
@@ -64,8 +65,13 @@ class MovingTeacher:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the student's weights of one more optimizer step into the average."""
+        """Take the student's weights of one more optimizer step into the average.
+
+        Among several processes the first one's running statistics count, as they do for the
+        student: all have one average.
+        """
         self._updates += 1
+        here().copy_from(0, list(self._student.buffers()))
         follow(self._average, self._own, self.decay, self._updates)
         for mine, theirs in self._copies:
             mine.copy_(theirs)

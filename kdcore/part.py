@@ -52,6 +52,11 @@ class Part(nn.Module):
         self._signals = {role: tuple(self._keys(role)) for role in teacher}
         self.own_modules = _checked(member, adapters.modules)
         self.trained = nn.ModuleDict(self.own_modules)
+        self._authors = [
+            (path, each)
+            for path, each in self.named_modules()
+            if each is not self and not type(each).__module__.startswith("torch.")
+        ]
         self.state = State(adapters.state)
         self.generator = generator
         self.precision = precision
@@ -121,6 +126,12 @@ class Part(nn.Module):
                     f"not take {list(value.shape)}: {' '.join(str(error).split())}"
                 ) from error
         return tuple(adapted)
+
+    def memory(self) -> Iterator[tuple[str, Tensor]]:
+        """Go through the buffers of its modules that are no module of PyTorch's own."""
+        for path, module in self._authors:
+            for name, buffer in module.named_buffers(recurse=False):
+                yield f"{path}.{name}", buffer
 
     def carried(self) -> dict[str, Any]:
         """Return what a part by the same label in a later stage takes over."""

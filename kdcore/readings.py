@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import NonFiniteLossError
+from kdcore.processes import here
 
 READ_EVERY = 50
 """Steps between two readings, on a device that computes ahead of the host."""
@@ -41,7 +42,7 @@ class StepRecord:
 class _Waiting:
     epoch: int
     step: int
-    indices: Sequence[Tensor]
+    indices: Tensor
     labels: tuple[str, ...]
     values: Tensor
 
@@ -66,18 +67,16 @@ class Readings:
         self._waiting: list[_Waiting] = []
         self.stopped = torch.zeros((), device=device)
 
-    def add(
-        self, epoch: int, step: int, indices: Sequence[Tensor], losses: Mapping[str, Tensor]
-    ) -> None:
+    def add(self, epoch: int, step: int, indices: Tensor, losses: Mapping[str, Tensor]) -> None:
         """Take the losses of one optimizer step, before it is taken.
 
         Args:
             epoch: from 0.
             step: optimizer steps taken before.
-            indices: of its samples, ``int64 [samples]`` of each micro-batch.
-            losses: by label, each without dimensions.
+            indices: of its samples, ``int64 [samples]``, those of other processes included.
+            losses: by label, each without dimensions; this process's share of them.
         """
-        values = torch.stack([value.detach() for value in losses.values()])
+        values = here().summed(torch.stack([value.detach() for value in losses.values()]))
         stops = torch.isfinite(values).all().logical_not_().to(self.stopped.dtype)
         self.stopped = torch.maximum(self.stopped, stops)
         self._waiting.append(_Waiting(epoch, step, indices, tuple(losses), values))
@@ -100,15 +99,14 @@ class Readings:
         for each in waiting:
             losses = {label: next(numbers) for label in each.labels}
             _check(each, losses)
-            count = sum(map(len, each.indices))
-            yield StepRecord(each.epoch, each.step, self._steps, count, losses)
+            yield StepRecord(each.epoch, each.step, self._steps, len(each.indices), losses)
 
 
 def _check(step: _Waiting, losses: Mapping[str, float]) -> None:
     # A term says more than the sum that it spoils.
     for label in sorted(losses, key=lambda label: label == "total"):
         if not abs(losses[label]) < float("inf"):
-            indices = torch.cat(list(step.indices)).tolist()
+            indices = step.indices.tolist()
             raise NonFiniteLossError(
                 f"the loss {label!r} is {losses[label]} in epoch {step.epoch}, step {step.step} "
                 f"(samples {_some(indices)}); the step was not taken: try a lower lr, "

@@ -13,6 +13,7 @@ from kdcore.checkpoint import Checkpoints
 from kdcore.errors import ResumeError
 from kdcore.fingerprint import ENVIRONMENT, difference
 from kdcore.interruption import Interruption
+from kdcore.processes import here
 from kdcore.sections import CheckpointConfig
 
 ORIGIN = "origin"
@@ -67,6 +68,12 @@ class Saver:
             ResumeError: it is of a training that began with something else.
         """
         found = self._checkpoints.load()
+        names = here().all(found and found.folder.name)
+        if len(set(names)) > 1:
+            raise ResumeError(
+                f"{self._checkpoints.folder} is not the same to all processes ({names}): it must "
+                "be in a folder that all machines share"
+            )
         if found is None:
             return None
         origin = found.parts[ORIGIN]
@@ -82,7 +89,10 @@ class Saver:
         return time.perf_counter() - self._started
 
     def due(self, step: int) -> bool:
-        """Return whether to save after so many optimizer steps."""
+        """Return whether to save after so many optimizer steps, in any process."""
+        return here().any(self._due(step))
+
+    def _due(self, step: int) -> bool:
         config, (last, since) = self._config, self._saved_at
         if self._interruption.asked is not None:
             return True
@@ -106,7 +116,11 @@ class Saver:
             Interrupted: a signal was noted.
         """
         origin = {"facts": dict(self._facts), "step": step, "seconds": self.seconds}
-        folder = self._checkpoints.save(step, {**parts, ORIGIN: origin})
+        processes, folder = here(), self._checkpoints.folder
+        if processes.first:
+            folder = self._checkpoints.save(step, {**parts, ORIGIN: origin})
+        # All wait here for what is written.
+        self._interruption.hear(processes.all(self._interruption.asked))
         self.step = step
         self._saved_at = (step, time.monotonic())
         self._interruption.obey(

@@ -19,16 +19,17 @@ from kdcore.data.order import Order
 from kdcore.data.source import Batch, Source
 from kdcore.devices import explained_where_memory_ends
 from kdcore.distiller import Distiller, Losses
-from kdcore.errors import NonFiniteLossError, ResumeError, StrategyError
+from kdcore.errors import ModelError, NonFiniteLossError, ResumeError, StrategyError
 from kdcore.evaluation import evaluate
 from kdcore.history import EpochTotals, History, Observer
 from kdcore.listening import LiveSignals, SignalSource
 from kdcore.optimizers import build_optimizer, build_schedule, clip, load_optimizer, step_unless
+from kdcore.parallel import Unit
+from kdcore.processes import here, idling
 from kdcore.randomness import derive_seed, random_state, set_random_state
 from kdcore.readings import Readings
 from kdcore.saving import Saver
 from kdcore.sections import TrainConfig
-from kdcore.tasks import Counts
 
 
 def train(
@@ -49,7 +50,8 @@ def train(
     """Train the student of a distiller, from where it was saved if it was.
 
     The random stream of dropout begins anew from the seed, so that it does not depend on what
-    was built or trained before.
+    was built or trained before. Where several processes call it together (`processes`), each
+    computes its share of every batch.
 
     Args:
         distiller: student, strategies and teachers.
@@ -88,7 +90,7 @@ def train(
         saver,
         epochs_before,
     )
-    torch.manual_seed(derive_seed(seed, "epoch", epochs_before) if epochs_before else seed)
+    torch.manual_seed(_dropout_seed(seed, epochs_before))
     if saver and (saved := saver.load()):
         training.load_state(saved)
     modes = [(module, module.training) for module in distiller.student.modules()]
@@ -135,6 +137,8 @@ class _Training:
         wanted = self._signals.needs_inputs
         self._feed = Feed(source, distiller.device, workers=workers, teacher=wanted)
         self._optimizer = build_optimizer(distiller.parameters(), config)
+        self._unit = Unit(distiller, self._optimizer)
+        self._processes = self._unit.processes
         self._schedule = build_schedule(self._optimizer, config, self._order.steps)
         scales = distiller.execution.scales_losses
         self._scaler = torch.amp.GradScaler(distiller.device.type, enabled=scales)
@@ -147,11 +151,13 @@ class _Training:
     def run(self, test: Source | None, validation: Source | None) -> None:
         """Train and measure epoch by epoch; leave the student with the weights that count."""
         distiller = self._distiller
-        batches = self._feed.batches(self._plans())
+        steps = zip(self._plans(), self._feed.batches(self._plans()), strict=True)
         for epoch in range(len(self.history.epochs), self._config.epochs):
             distiller.epoch = epoch
-            self._steps(batches)
+            self._unit.check()
+            self._steps(steps)
             with self._averaged():
+                self._unit.same_buffers()
                 accuracy, chosen = _score(distiller, test), _score(distiller, validation)
                 record = self._totals.record(self._before + epoch + 1, accuracy, chosen)
                 self.history.add(record, distiller.student)
@@ -164,11 +170,11 @@ class _Training:
         if self._average:
             self._average.apply()
 
-    def _steps(self, batches: Iterator[list[Batch]]) -> None:
+    def _steps(self, steps: Iterator[tuple[Plan, list[Batch]]]) -> None:
         """Take the steps that an epoch has yet to take."""
         started = time.perf_counter() - self._totals.seconds
         while self._totals.steps < self._order.steps:
-            self._step(next(batches))
+            self._step(*next(steps))
             self._totals.steps += 1
             self._totals.seconds = time.perf_counter() - started
             if self._saver and self._saver.due(self._distiller.step):
@@ -177,14 +183,14 @@ class _Training:
         _check_weights(self._distiller)
         self._totals.seconds = time.perf_counter() - started
 
-    def _step(self, batches: Sequence[Batch]) -> None:
+    def _step(self, plan: Plan, batches: Sequence[Batch]) -> None:
         """Take one optimizer step."""
         distiller, optimizer = self._distiller, self._optimizer
         optimizer.zero_grad()
-        losses = _backward(distiller, batches, self._signals, self._scaler)
-        indices = [batch.indices for batch in batches]
-        self._readings.add(self._before + distiller.epoch, distiller.step, indices, losses)
-        _check_gradients(distiller)
+        with idling(plan.idle):
+            losses = self._backward(plan, batches)
+        self._readings.add(self._before + distiller.epoch, distiller.step, plan.samples, losses)
+        _check_gradients(distiller, self._processes.count)
         if self._scaler.is_enabled():
             self._read()
             self._scaler.unscale_(optimizer)
@@ -198,9 +204,33 @@ class _Training:
             self._read()
         self._totals.lr = float(self._schedule.get_last_lr()[0])
         self._schedule.step()
+        if plan.idle:
+            distiller.forget()
         distiller.advance()
         if self._average:
             self._average.update()
+
+    def _backward(self, plan: Plan, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Add up the gradients of one optimizer step and return its losses, summed likewise."""
+        # Of all processes' samples, whose targets each has: nobody needs to be asked.
+        counts = self._distiller.task.count(len(plan.samples), self._source.targets[plan.samples])
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(batches, start=1):
+            with self._unit.micro_batch(last=number == len(batches)):
+                losses = self._unit.module(
+                    batch.inputs,
+                    batch.targets,
+                    indices=batch.indices,
+                    signals=self._signals.signals(batch),
+                    counts=counts,
+                    mixed=batch.mixed,
+                )
+                total = losses.total * 0.0 if plan.idle else losses.total
+                self._scaler.scale(total).backward()
+            for label, value in _values(losses):
+                share = torch.zeros_like(value) if plan.idle else value
+                sums[label] = sums[label] + share if label in sums else share
+        return sums
 
     def _read(self) -> None:
         for record in self._readings.read():
@@ -213,16 +243,16 @@ class _Training:
         done, accumulate = self._totals.steps, self._config.accumulate
         first = self._before + len(self.history.epochs)
         for epoch in range(first, self._before + self._config.epochs):
-            for indices in self._order.epoch(epoch)[done:]:
-                # Each micro-batch has its share of the labelled, which come first.
-                parts = [indices[part::accumulate] for part in range(accumulate)]
-                yield Plan([part for part in parts if len(part)], self._source.view(epoch))
+            for samples in self._order.epoch(epoch)[done:]:
+                parts, idle = self._processes.parts(samples, accumulate)
+                yield Plan(parts, self._source.view(epoch), samples, idle)
             done = 0
 
     def _save(self) -> None:
         """Save everything that the steps to come depend on, once it is known to be good."""
         assert self._saver is not None
         self._read()
+        self._unit.same_buffers()
         _check_weights(self._distiller)
         self._saver.save(self._distiller.step, self._state())
 
@@ -244,8 +274,15 @@ class _Training:
             "training": {
                 "history": self.history.state_dict(),
                 "totals": asdict(self._totals),
-                "random": random_state(self._distiller.device),
+                "streams": self._processes.all(self._streams()),
             },
+        }
+
+    def _streams(self) -> dict[str, object]:
+        """Return where the random streams of this process are."""
+        return {
+            "random": random_state(self._distiller.device),
+            "losses": self._distiller.streams(),
         }
 
     def load_state(self, saved: Mapping[str, Any]) -> None:
@@ -268,15 +305,20 @@ class _Training:
             self._average.load_state_dict(kept["average"])
         self.history = History.of(training["history"])
         self._totals = EpochTotals(**training["totals"])
-        set_random_state(training["random"], self._distiller.device)
+        streams = training["streams"]
+        if len(streams) == self._processes.count:
+            own = streams[self._processes.rank]
+            set_random_state(own["random"], self._distiller.device)
+            self._distiller.set_streams(own["losses"])
 
     def _averaged(self) -> AbstractContextManager[None]:
         """Give the student the average of its weights for a while, where there is one."""
         return self._average.applied() if self._average else nullcontext()
 
     def release(self) -> None:
-        """Leave no gradients."""
+        """Leave no gradients, and no hooks on parameters."""
         self._optimizer.zero_grad()
+        self._unit.release()
 
 
 def _learning(distiller: Distiller) -> list[str]:
@@ -297,35 +339,6 @@ def _score(distiller: Distiller, source: Source | None) -> float | None:
     return evaluate(distiller.student, source, distiller.task).accuracy if source else None
 
 
-def _backward(
-    distiller: Distiller,
-    batches: Sequence[Batch],
-    signals: SignalSource,
-    scaler: torch.amp.GradScaler,
-) -> dict[str, Tensor]:
-    """Add up the gradients of one optimizer step and return its losses."""
-    counts = _count(distiller, batches)
-    sums: dict[str, Tensor] = {}
-    for batch in batches:
-        losses = distiller(
-            batch.inputs,
-            batch.targets,
-            indices=batch.indices,
-            signals=signals.signals(batch),
-            counts=counts,
-            mixed=batch.mixed,
-        )
-        scaler.scale(losses.total).backward()
-        for label, value in _values(losses):
-            sums[label] = sums[label] + value if label in sums else value
-    return sums
-
-
-def _count(distiller: Distiller, batches: Sequence[Batch]) -> Counts:
-    first, *others = [distiller.task.count(len(batch.indices), batch.targets) for batch in batches]
-    return sum(others, start=first)
-
-
 def _values(losses: Losses) -> Iterator[tuple[str, Tensor]]:
     yield "total", losses.total.detach()
     yield "task", losses.task.detach()
@@ -333,10 +346,32 @@ def _values(losses: Losses) -> Iterator[tuple[str, Tensor]]:
         yield label, value.detach()
 
 
-def _check_gradients(distiller: Distiller) -> None:
-    """Refuse, at the first step, parameters of strategies that nothing trains."""
+def _dropout_seed(seed: int, epochs_before: int) -> int:
+    """Return the seed of dropout: of each stage, and of each process, its own."""
+    rank = here().rank
+    stage = derive_seed(seed, "epoch", epochs_before) if epochs_before else seed
+    return derive_seed(stage, "process", rank) if rank else stage
+
+
+def _check_gradients(distiller: Distiller, processes: int) -> None:
+    """Refuse, at the first step, parameters that nothing trains.
+
+    Those of strategies always; those of the student where several processes would wait for each
+    other's gradients of them.
+    """
     if distiller.step:
         return
+    idle = [
+        name
+        for name, parameter in distiller.student.named_parameters()
+        if parameter.requires_grad and parameter.grad is None
+    ]
+    if idle and processes > 1:
+        raise ModelError(
+            f"{len(idle)} of the student's parameters have no gradient, such as {idle[0]}: no "
+            "loss depends on them, and several processes need one of each; leave them out with "
+            "trainable, or freeze them"
+        )
     for name, parameter in distiller.strategies.named_parameters():
         if parameter.requires_grad and parameter.grad is None:
             raise StrategyError(

@@ -29,6 +29,7 @@ LAYERS = (
         "kdcore.devices",
         "kdcore.snapshot",
         "kdcore.interruption",
+        "kdcore.processes",
     ),
     (
         "kdcore.validation",
@@ -62,6 +63,7 @@ LAYERS = (
     ("kdcore.moving",),
     ("kdcore.assembly", "kdcore.answers"),
     ("kdcore.distiller",),
+    ("kdcore.parallel",),
     # data
     (
         "kdcore.data.images",

@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 def _add(readings: Readings, step: int, *values: float, indices: tuple[int, ...] = (1, 2)) -> None:
     names = ("total", "task", "hint")
     losses = {name: torch.tensor(value) for name, value in zip(names, values, strict=False)}
-    readings.add(0, step, [torch.tensor(indices[:1]), torch.tensor(indices[1:])], losses)
+    readings.add(0, step, torch.tensor(indices), losses)
 
 
 def test_steps_are_read_in_order_with_their_losses() -> None:
@@ -38,7 +38,7 @@ def test_a_cpu_is_read_at_every_step_and_a_device_that_runs_ahead_is_not() -> No
     _add(readings, 0, 1.0)
     assert readings.due
     ahead = Readings(10, torch.device("meta"))
-    ahead.add(0, 0, [], {"total": torch.zeros((), device="meta")})
+    ahead.add(0, 0, torch.tensor([]), {"total": torch.zeros((), device="meta")})
     assert not ahead.due
     assert READ_EVERY > 1
 

@@ -26,12 +26,16 @@ class Plan:
     """The samples of one optimizer step.
 
     Attributes:
-        parts: of each micro-batch, ``int64 [batch]``, on the CPU.
+        parts: of each micro-batch of this process, ``int64 [batch]``, on the CPU.
         view: which view of them.
+        samples: of the whole step, those of other processes included.
+        idle: whether this process's are another's, and must not count.
     """
 
     parts: Sequence[Tensor]
-    view: int = 0
+    view: int
+    samples: Tensor
+    idle: bool = False
 
 
 class Feed:

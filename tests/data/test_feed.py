@@ -17,9 +17,9 @@ from kdcore.sections import AugmentConfig
 CPU = torch.device("cpu")
 PLAIN = Preprocess(8, (0.5,) * 3, (0.5,) * 3)
 PLANS = [
-    Plan([torch.tensor([3, 0]), torch.tensor([5])], 0),
-    Plan([torch.tensor([1, 4, 2])], 1),
-    Plan([torch.tensor([3, 0])], 2),
+    Plan([torch.tensor([3, 0]), torch.tensor([5])], 0, torch.tensor([3, 0, 5])),
+    Plan([torch.tensor([1, 4, 2])], 1, torch.tensor([1, 4, 2])),
+    Plan([torch.tensor([3, 0])], 2, torch.tensor([3, 0])),
 ]
 
 

@@ -96,7 +96,7 @@ def _step(strategies: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
                 inputs, targets, indices=batch.indices, signals=signals.signals(batch)
             )
             losses.total.backward()
-            readings.add(0, step, [batch.indices], {"total": losses.total, **losses.auxiliary})
+            readings.add(0, step, batch.indices, {"total": losses.total, **losses.auxiliary})
             clip(distiller.parameters(), config.clip_norm)
             step_unless(optimizer, readings.stopped)
             distiller.advance()

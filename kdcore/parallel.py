@@ -1,0 +1,110 @@
+"""The distiller as one unit of PyTorch's DistributedDataParallel, and the proof that it is whole.
+
+What the processes are is in `processes`; what a step computes, in `trainer`.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn, optim
+from torch.distributed import GradBucket  # type: ignore[attr-defined]  # exported nowhere
+from torch.nn.parallel import DistributedDataParallel
+
+from kdcore.distiller import Distiller
+from kdcore.errors import ModelError
+from kdcore.processes import Processes, here
+
+
+class Unit:
+    """A distiller that is called in each process on its share of a batch.
+
+    Gradients are summed over processes after the last micro-batch of a step: losses are divided
+    by what the whole step holds already.
+
+    Args:
+        distiller: the distiller; what is not trained must be frozen already.
+        optimizer: whose parameters it must hold.
+
+    Raises:
+        ModelError: the optimizer holds a parameter that the distiller does not.
+    """
+
+    def __init__(self, distiller: Distiller, optimizer: optim.Optimizer) -> None:
+        self.processes = here()
+        check_inside(distiller, optimizer)
+        self._distiller = distiller
+        self._wrapped = _wrapped(distiller, self.processes)
+        self.module: nn.Module = self._wrapped or distiller
+        self._learning = list(_learning(distiller))
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[None]:
+        """Take care, inside the block, that gradients are summed with the last micro-batch."""
+        if self._wrapped is None or last:
+            return nullcontext()
+        waiting: AbstractContextManager[None] = self._wrapped.no_sync()
+        return waiting
+
+    def release(self) -> None:
+        """Let go of the parameters, which another unit may hold next."""
+        if self._wrapped is not None:
+            self._wrapped.reducer._remove_autograd_hooks()
+
+    def check(self) -> None:
+        """Refuse parameters that were frozen or unfrozen since it was made.
+
+        Raises:
+            ModelError: names one.
+        """
+        if self._wrapped is None or (now := list(_learning(self._distiller))) == self._learning:
+            return
+        name = min(set(now) ^ set(self._learning))
+        raise ModelError(
+            f"{name} was frozen or unfrozen after training had begun: the processes' gradients of "
+            "it would differ; what is trained is settled before (trainable, stages)"
+        )
+
+    def same_buffers(self) -> None:
+        """Give every process the first one's running statistics, which is what counts."""
+        self.processes.copy_from(0, list(self._distiller.buffers()))
+
+
+def _wrapped(distiller: Distiller, processes: Processes) -> DistributedDataParallel | None:
+    if processes.count == 1:
+        return None
+    wrapped = DistributedDataParallel(distiller)
+    wrapped.register_comm_hook(None, _summed)
+    return wrapped
+
+
+def _summed(_: object, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """Sum gradients, where PyTorch would take the mean of means."""
+    reduced = torch.distributed.all_reduce(bucket.buffer(), async_op=True)
+    return reduced.get_future().then(lambda done: done.value()[0])
+
+
+def check_inside(distiller: nn.Module, optimizer: optim.Optimizer) -> None:
+    """Refuse an optimizer that holds parameters which are no part of the distiller.
+
+    Their gradients would be those of this process's samples alone.
+
+    Raises:
+        ModelError: says how many, and their shapes.
+    """
+    inside = {id(parameter) for parameter in distiller.parameters()}
+    outside = [
+        list(parameter.shape)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if id(parameter) not in inside
+    ]
+    if outside:
+        raise ModelError(
+            f"the optimizer holds {len(outside)} parameters that are no part of the distiller "
+            f"(the first is {outside[0]}): their gradients would not be shared between processes; "
+            "return modules from adapt_shapes (Adapters.modules)"
+        )
+
+
+def _learning(distiller: Distiller) -> Iterator[str]:
+    return (name for name, each in distiller.named_parameters() if each.requires_grad)
