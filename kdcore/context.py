@@ -27,6 +27,7 @@ from kdcore.fingerprint import digest_of, machine_facts, source_of
 from kdcore.interruption import Interruption
 from kdcore.job import CHECKPOINTS, TEACHER, Job
 from kdcore.models.build import build_model
+from kdcore.processes import here
 from kdcore.saving import Saver
 from kdcore.sections import TrainConfig
 from kdcore.selection import select
@@ -199,7 +200,8 @@ class RunContext:
             "augment": self.experiment.augment.model_dump(mode="json"),
         }
         kind: Literal["teacher", "student"] = "teacher" if teaches else "student"
-        job = Job(kind, name, seed, {**shared, **facts}, self.out)
+        # One folder for all processes, though another processor may round its outputs otherwise.
+        job = Job(kind, name, seed, here().agreed({**shared, **facts}), self.out)
         if self.resume is None or teaches:
             return job
         return job.continuing(self.resume.folder, self.note, exact=self.resume.exact)

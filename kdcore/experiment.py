@@ -14,6 +14,7 @@ from kdcore.sections import (
     CheckpointConfig,
     DataConfig,
     ModelConfig,
+    ProcessesConfig,
     Section,
     Seed,
     TrainConfig,
@@ -142,6 +143,7 @@ class Experiment(Section):
     augment: AugmentConfig = AugmentConfig()
     cache: CacheConfig = CacheConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    processes: ProcessesConfig = ProcessesConfig()
 
     @property
     def teacher_train(self) -> TrainConfig:

@@ -127,3 +127,11 @@ def test_a_parameter_that_no_loss_depends_on_is_refused(mistakes: Told) -> None:
 
 def test_what_is_frozen_once_training_has_begun_is_refused(mistakes: Told) -> None:
     assert "student.head.bias was frozen or unfrozen" in mistakes["frozen refused"]
+
+
+@pytest.mark.parametrize("how", ["killed", "stuck"])
+def test_a_lost_process_ends_the_others_in_one_line(how: str) -> None:
+    first, second = together(["-m", "tests.together.lost", how], 2)
+    assert first.returncode == 3
+    assert first.stderr.startswith("another process ended, or did not answer within 0.05 minutes")
+    assert (second.returncode != 0) == (how == "killed")

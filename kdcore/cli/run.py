@@ -62,15 +62,16 @@ def command(
     from kdcore.files import write_json
     from kdcore.interruption import Interruption
     from kdcore.job import STUDENT, STUDENT_WEIGHTS, begun_in
+    from kdcore.processes import joined
     from kdcore.run import run_student, run_teacher
 
-    console = Console(quiet=quiet, highlight=False, emoji=False)
     name = config.name or STUDENT
     if resume is not None:
         name = begun_in(resume)["name"]
         out = out or resume.absolute().parent
     interruption = Interruption()
-    with interruption.listening():
+    with interruption.listening(), joined(config.processes.timeout) as processes:
+        console = Console(quiet=quiet or not processes.first, highlight=False, emoji=False)
         context = RunContext(
             config,
             out or options.OUT / file.stem,
@@ -86,6 +87,8 @@ def command(
         teacher = run_teacher(context, config.seed) if taught else None
         results = [] if teacher is None else [teacher.result]
         result = run_student(context, config.seed, name, config.plan, teacher)
+    if not processes.first:
+        return
     results.append(result)
     if json_file is not None:
         write_json(json_file, report.as_json(results))
