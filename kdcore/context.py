@@ -27,6 +27,7 @@ from kdcore.fingerprint import digest_of, machine_facts, source_of
 from kdcore.interruption import Interruption
 from kdcore.job import CHECKPOINTS, Job
 from kdcore.models.build import build_model
+from kdcore.processes import here
 from kdcore.randomness import derive_seed
 from kdcore.saving import Saver
 from kdcore.sections import TrainConfig
@@ -237,7 +238,8 @@ class RunContext:
             "augment": self.experiment.augment.model_dump(mode="json"),
         }
         kind: Literal["teacher", "student"] = "teacher" if teacher else "student"
-        job = Job(kind, name, seed, {**shared, **facts}, self.out)
+        # One folder for all processes, though another processor may round its outputs otherwise.
+        job = Job(kind, name, seed, here().agreed({**shared, **facts}), self.out)
         if self.resume is None or teacher:
             return job
         return job.continuing(self.resume.folder, self.note, exact=self.resume.exact)

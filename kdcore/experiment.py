@@ -15,6 +15,7 @@ from kdcore.sections import (
     CheckpointConfig,
     DataConfig,
     ModelConfig,
+    ProcessesConfig,
     Section,
     Seed,
     TrainConfig,
@@ -132,6 +133,7 @@ class Experiment(Section):
     augment: AugmentConfig = AugmentConfig()
     cache: CacheConfig = CacheConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    processes: ProcessesConfig = ProcessesConfig()
 
     @property
     def teachers_by_name(self) -> dict[str, AnyTeacherConfig]:

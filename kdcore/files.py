@@ -11,11 +11,15 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from kdcore.errors import ModelError, UserError, unknown
+from kdcore.processes import here
+
+ASK_AGAIN = 10.0
+"""Seconds between two tries of one of several processes to get a lock."""
 
 
 def make_folder(path: Path) -> Path:
@@ -39,26 +43,43 @@ def make_folder(path: Path) -> Path:
 def locked(folder: Path, busy: Callable[[], None]) -> Iterator[None]:
     """Keep other processes, and other users of this one, from a folder inside the block.
 
-    The lock is the system's, which releases it when its holder dies.
+    The lock is the system's, which releases it when its holder dies. Of processes that train
+    together the first holds it for all.
 
     Args:
         folder: the folder; made if it is not there.
         busy: called where somebody else holds it, who is waited for unless it raises.
     """
-    lock = FileLock(make_folder(folder) / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
+    lock, processes = FileLock(make_folder(folder) / ".lock"), here()
+
+    def held(seconds: float) -> bool:
+        return processes.agreed(processes.first and _acquired(lock, seconds))
+
+    if not held(0):
         busy()
-        lock.acquire()
+        while not held(ASK_AGAIN):  # the others hear that it goes on
+            pass
     try:
         yield
     finally:
         lock.release()
 
 
+def _acquired(lock: BaseFileLock, seconds: float) -> bool:
+    try:
+        lock.acquire(seconds)
+    except Timeout:
+        return False
+    return True
+
+
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file beside its final name, flush it to disk, then rename it."""
+    """Write a file beside its final name, flush it to disk, then rename it.
+
+    Of processes that train together the first alone writes.
+    """
+    if not here().first:
+        return
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -16,9 +16,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kdcore.errors import UserError
+from kdcore.errors import RunError, UserError
 
 T = TypeVar("T")
+
+LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Timed out waiting",
+    "pair closure",
+)
+"""How PyTorch's gloo says that another process is gone."""
 
 _idle: ContextVar[bool] = ContextVar("idle", default=False)
 
@@ -134,6 +142,7 @@ def joined(timeout: float) -> Iterator[Processes]:
 
     Raises:
         UserError: there is no accelerator for each.
+        RunError: another process was lost, or did not answer in time.
     """
     if not started_together() or dist.is_initialized():
         yield here()
@@ -149,9 +158,22 @@ def joined(timeout: float) -> Iterator[Processes]:
         torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=timedelta(minutes=timeout))
-    yield here()
+    try:
+        yield here()
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not any(w in str(error) for w in LOST):
+            raise
+        raise RunError(
+            f"another process ended, or did not answer within {timeout:g} minutes "
+            f"({_first_line(error)}); started again, training continues where it was saved "
+            "(torchrun --max-restarts does that by itself)"
+        ) from error
     # Not after a failure: the others may wait for this process, and it must not wait for them.
     dist.destroy_process_group()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].partition(". This is typically")[0][:200]
 
 
 @contextmanager

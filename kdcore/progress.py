@@ -20,6 +20,7 @@ from rich.progress import (
 
 from kdcore.files import write_bytes
 from kdcore.history import EpochRecord
+from kdcore.processes import here
 from kdcore.readings import StepRecord
 
 
@@ -124,6 +125,8 @@ class MetricsLog:
         self._write({"kind": "epoch", **asdict(record)})
 
     def _write(self, entry: dict[str, Any]) -> None:
+        if not here().first:
+            return
         if self._file is None:
             before = [each for each in _entries(self._path) if _place(each) < _place(entry)]
             write_bytes(self._path, "".join(map(_line, before)).encode())

@@ -35,6 +35,7 @@ from kdcore.job import (
 from kdcore.listening import LiveSignals, SignalSource
 from kdcore.models.build import code_of
 from kdcore.pooling import accuracy_of
+from kdcore.processes import here
 from kdcore.progress import MetricsLog, TrainingDisplay
 from kdcore.resolved import resolve, resolve_stage
 from kdcore.sections import TrainConfig
@@ -295,7 +296,7 @@ def _learn(
 
 
 def _kept(context: RunContext, job: Job) -> RunResult | None:
-    result = job.finished()
+    result = here().agreed(job.finished())
     if result is not None:
         job.forget()  # where its process died before it could
         context.console.print(

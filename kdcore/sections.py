@@ -288,6 +288,14 @@ class CacheConfig(Section):
         return None if folder is None else folder.expanduser().absolute()
 
 
+class ProcessesConfig(Section):
+    """How processes work together that `torchrun` starts; one alone is not concerned."""
+
+    timeout: Positive = Field(
+        10.0, description="minutes after which a process that waits for another gives up"
+    )
+
+
 class CheckpointConfig(Section):
     """When a training is saved, so that it continues there after whatever stops it."""
 

@@ -21,6 +21,7 @@ PLUGINS = ROOT / "plugins"
 # one row do not know each other.
 LAYERS = (
     ("kdcore.errors",),
+    ("kdcore.processes",),
     (
         "kdcore.randomness",
         "kdcore.nested",
@@ -29,7 +30,6 @@ LAYERS = (
         "kdcore.devices",
         "kdcore.snapshot",
         "kdcore.interruption",
-        "kdcore.processes",
     ),
     (
         "kdcore.validation",

@@ -136,3 +136,11 @@ def test_all_processes_have_the_average_that_one_has(tmp_path: Path) -> None:
     # Statistics are of each share, but all processes have the first one's.
     assert distance(first["statistics"]["average"], second["statistics"]["average"]) == 0
     assert distance(first["apart"]["average"], second["apart"]["average"]) > 1e-6  # the control
+
+
+@pytest.mark.parametrize("how", ["killed", "stuck"])
+def test_a_lost_process_ends_the_others_in_one_line(how: str) -> None:
+    first, second = together(["-m", "tests.together.lost", how], 2)
+    assert first.returncode == 3
+    assert first.stderr.startswith("another process ended, or did not answer within 0.05 minutes")
+    assert (second.returncode != 0) == (how == "killed")

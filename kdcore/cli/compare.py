@@ -112,13 +112,16 @@ def command(
     from kdcore.context import RunContext
     from kdcore.files import write_json
     from kdcore.interruption import Interruption
+    from kdcore.processes import joined
 
-    console = Console(quiet=quiet, highlight=False, emoji=False)
     folder = out or options.OUT / options.folder_name(name, config)
     interruption = Interruption()
-    with interruption.listening():
+    with interruption.listening(), joined(config.processes.timeout) as processes:
+        console = Console(quiet=quiet or not processes.first, highlight=False, emoji=False)
         context = RunContext(config, folder, console, interruption=interruption)
         results = comparison.compare(context, config)
+    if not processes.first:
+        return
     report.write_report(context.out, f"kdcore compare: {name}", comparison.about(context), results)
     if json_file is not None:
         write_json(json_file, report.as_json(results))

@@ -93,5 +93,7 @@ def _interrupted(code: int = INTERRUPTED) -> int:
 
 def _fail(message: str, code: int) -> int:
     line = " ".join(message.split())
-    typer.echo(f"error: {line}", err=True)
+    rank = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
+    process = "" if rank == "0" else f" in process {rank}"
+    typer.echo(f"error{process}: {line}", err=True)
     return code

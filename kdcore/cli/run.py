@@ -62,15 +62,16 @@ def command(
     from kdcore.files import write_json
     from kdcore.interruption import Interruption
     from kdcore.job import STUDENT, STUDENT_WEIGHTS, begun_in
+    from kdcore.processes import joined
     from kdcore.run import run_student, run_teachers, teacher_rows
 
-    console = Console(quiet=quiet, highlight=False, emoji=False)
     name = config.name or STUDENT
     if resume is not None:
         name = begun_in(resume)["name"]
         out = out or resume.absolute().parent
     interruption = Interruption()
-    with interruption.listening():
+    with interruption.listening(), joined(config.processes.timeout) as processes:
+        console = Console(quiet=quiet or not processes.first, highlight=False, emoji=False)
         context = RunContext(
             config,
             out or options.OUT / file.stem,
@@ -86,6 +87,8 @@ def command(
         teachers = run_teachers(context, config.seed) if taught else {}
         results = teacher_rows(context, config.seed, teachers)
         result = run_student(context, config.seed, name, config.plan, teachers)
+    if not processes.first:
+        return
     results.append(result)
     if json_file is not None:
         write_json(json_file, report.as_json(results))
