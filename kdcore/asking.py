@@ -63,7 +63,9 @@ class Request:
     def of_one(self, name: str) -> "Request":
         """Return what it wants of one teacher."""
         identities = {each: who for each, who in self.identities.items() if each == name}
-        return replace(self, teachers={name: self.teachers[name]}, identities=identities)
+        source = self.source.for_teachers([name])
+        one = {name: self.teachers[name]}
+        return replace(self, teachers=one, source=source, identities=identities)
 
     @property
     def name(self) -> str:

@@ -13,10 +13,11 @@ from kdcore.configfile import as_toml
 from kdcore.context import RunContext
 from kdcore.distiller import Distiller
 from kdcore.experiment import CandidateConfig, ComparisonConfig, Experiment, StageConfig
+from kdcore.faculty import run_teachers, teacher_rows
 from kdcore.files import write_bytes
 from kdcore.fingerprint import digest_of
 from kdcore.job import STUDENT, RunResult
-from kdcore.run import run_student, run_teachers, teacher_rows
+from kdcore.run import run_student
 from kdcore.statistics import Summary, summarise
 from kdcore.teachers import TEACHER, title_of
 from kdcore.weights import weight_text

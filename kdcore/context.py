@@ -235,7 +235,8 @@ class RunContext:
             **machine_facts(self.device),
             "kdcore": own_version(),
             "wrappers": {name: source_of(each) for name, each in self.wrappers.items()},
-            "augment": self.experiment.augment.model_dump(mode="json"),
+            # The size of views is part of the data's hash, said or not.
+            "augment": self.experiment.augment.model_dump(mode="json", exclude={"image_size"}),
         }
         kind: Literal["teacher", "student"] = "teacher" if teacher else "student"
         # One folder for all processes, though another processor may round its outputs otherwise.

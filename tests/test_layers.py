@@ -101,6 +101,8 @@ LAYERS = (
     ("kdcore.progress", "kdcore.job", "kdcore.api", "kdcore.pooling"),
     # runs
     ("kdcore.context",),
+    ("kdcore.training",),
+    ("kdcore.faculty",),
     ("kdcore.run",),
     ("kdcore.comparison",),
     ("kdcore.report",),

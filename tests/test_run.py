@@ -11,10 +11,11 @@ from kdcore.configfile import as_run, override, read_file, read_recipe
 from kdcore.context import RunContext
 from kdcore.errors import CatalogError, DataError, ModelError, UserError
 from kdcore.experiment import RunConfig, StageConfig
+from kdcore.faculty import run_teacher, run_teachers
 from kdcore.fingerprint import digest_of, fingerprint_of
 from kdcore.job import BEST_WEIGHTS, CONFIG, METRICS, RESULT, STUDENT_WEIGHTS
 from kdcore.models.tutorial import LightNN
-from kdcore.run import run_student, run_teacher, run_teachers
+from kdcore.run import run_student
 
 SMALL = (
     "teacher.model=lightnn",
@@ -139,7 +140,7 @@ def test_a_teacher_from_a_file_is_not_trained(tmp_path: Path) -> None:
     trained = run_teacher(_context(_config(), tmp_path), 42)
     context = _context(_config(f'teacher.weights="{trained.weights}"'), tmp_path / "other")
     given = run_teacher(context, 42)
-    assert given.fingerprint == trained.fingerprint
+    assert given.identity == trained.identity
     assert given.result.seconds == 0
     assert given.result.accuracy == trained.result.accuracy
 
@@ -150,7 +151,7 @@ def test_the_teacher_is_the_same_after_it_has_taught(tmp_path: Path) -> None:
     teacher = run_teacher(context, 42)
     run_student(context, 42, "all", config.plan, {"teacher": teacher})
     size = context.data.teachers["teacher"].preprocess.size
-    assert fingerprint_of(teacher.model, size) == teacher.fingerprint
+    assert fingerprint_of(teacher.model, size) == teacher.identity.fingerprint
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
 
 

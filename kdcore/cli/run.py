@@ -59,11 +59,12 @@ def command(
     from kdcore import report
     from kdcore.comparison import rehearse
     from kdcore.context import Resume, RunContext
+    from kdcore.faculty import run_teachers, teacher_rows
     from kdcore.files import write_json
     from kdcore.interruption import Interruption
     from kdcore.job import STUDENT, STUDENT_WEIGHTS, begun_in
     from kdcore.processes import joined
-    from kdcore.run import run_student, run_teachers, teacher_rows
+    from kdcore.run import run_student
 
     name = config.name or STUDENT
     if resume is not None:

@@ -116,6 +116,10 @@ class Source(ABC):
         """Return the hash of all that one teacher is given; None where it is not known."""
         return self.fingerprint
 
+    def for_teachers(self, names: Collection[str]) -> "Source":  # noqa: ARG002
+        """Return the same samples and views; the inputs of teachers but these may be left out."""
+        return self
+
     @abstractmethod
     def batch(self, indices: Tensor, view: int = 0, *, teacher: bool = True) -> Batch:
         """Gather samples, on whatever device the source has them.

@@ -169,6 +169,7 @@ def test_views_are_the_same_when_a_run_is_repeated_without_the_other_teachers(
     assert "image_size = 16" in file.read_text().partition("[augment]")[2].partition("[")[0]
     _said(capsys, "run", str(file), "--out", "again", "--quiet")
     (weights,) = (folder / "again").glob("*/student.safetensors")
+    assert "finished before, kept" in _said(capsys, "run", "--resume", str(file.parent))
     assert weights.read_bytes() == (file.parent / "student.safetensors").read_bytes()
 
 

@@ -1,0 +1,170 @@
+"""The teachers of an experiment that are models of their own: loaded or trained, and measured.
+
+What they say ahead of training is kept from here, too. Students are in `run`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from kdcore.asking import Identity
+from kdcore.context import RunContext
+from kdcore.distiller import Distiller
+from kdcore.evaluation import evaluate
+from kdcore.files import load_weights, save_weights
+from kdcore.fingerprint import fingerprint_of
+from kdcore.job import TEACHER_WEIGHTS, RunResult
+from kdcore.models.build import code_of
+from kdcore.pooling import accuracy_of
+from kdcore.teachers import TEACHER, title_of
+from kdcore.teaching import EnsembleConfig
+from kdcore.training import finished_before, signals_of, train_job
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher that is ready to teach.
+
+    Attributes:
+        model: the model with its weights.
+        identity: who it is, and whether its weights are missing but what it said is kept.
+        weights: the file that they are in.
+        result: how it came about.
+    """
+
+    model: nn.Module
+    identity: Identity
+    weights: Path
+    result: RunResult
+
+
+def run_teachers(context: RunContext, seed: int) -> dict[str, Teacher]:
+    """Load or train every teacher of the experiment that is a model of its own."""
+    return {name: run_teacher(context, seed, name) for name in context.experiment.model_teachers}
+
+
+def run_teacher(context: RunContext, seed: int, name: str = TEACHER) -> Teacher:
+    """Load a teacher of the experiment, take the one trained before, or train it."""
+    weights = context.experiment.model_teachers[name].weights
+    model = context.new_teacher(seed, name).to(context.device)
+    if weights is None:
+        return _trained(context, seed, name, model)
+    return _loaded(context, seed, name, model, weights)
+
+
+def _loaded(context: RunContext, seed: int, name: str, model: nn.Module, weights: Path) -> Teacher:
+    """Measure a teacher that came trained; where its file is missing, it was measured before."""
+    title, known = title_of(name), context.kept_answers[name]
+    if known is None:
+        data, task = context.data.teachers[name], context.task(context.experiment.train)
+        accuracy = evaluate(model, data.test, task).accuracy
+        fingerprint = fingerprint_of(model, data.preprocess.size)
+        section = TEACHER if context.experiment.teachers is None else f"teachers.{name}"
+        ignored = context.experiment.model_teachers[name].train
+        said = f" from {weights}: accuracy {accuracy:.2f} %" + (
+            f"; \\[{section}.train] is not used" if ignored else ""
+        )
+    else:
+        accuracy, fingerprint = known["accuracy"], known["teacher"]
+        said = f": {weights} is missing; its kept answers serve (accuracy {accuracy:.2f} %)"
+    context.console.print(f"[bold]{title}[/]{said}", soft_wrap=True)
+    result = _measured(title, seed, accuracy, weights.parent)
+    return _known(context, name, model, fingerprint, weights, result, absent=known is not None)
+
+
+def _trained(context: RunContext, seed: int, name: str, model: nn.Module) -> Teacher:
+    """Train a teacher, or take the one that was trained before."""
+    experiment, data, title = context.experiment, context.data.teachers[name], title_of(name)
+    config, size = experiment.teacher_train(name), data.preprocess.size
+    facts = {
+        "start": fingerprint_of(model, size),
+        "code": code_of(experiment.model_teachers[name].model),
+        "train": config.model_dump(mode="json"),
+        "views_of": data.train.view_size if experiment.augment.active else None,
+    }
+    job = context.job(title, seed, facts, teacher=name)
+    with job.alone(context.note):
+        finished = finished_before(context, job)
+        if finished is None:
+            how, task = context.execution(config), context.task(config)
+            with Distiller(
+                None, model, task=task, device=context.device, execution=how
+            ) as distiller:
+                history, seconds = train_job(context, distiller, config, job, data.train, data.test)
+            save_weights(job.folder / TEACHER_WEIGHTS, model.state_dict())
+            finished = job.finish(history, seconds, None)
+            job.forget()
+        else:
+            load_weights(model, job.folder / TEACHER_WEIGHTS, title)
+    file = (job.folder / TEACHER_WEIGHTS).absolute()
+    return _known(context, name, model, fingerprint_of(model, size), file, finished)
+
+
+def _known(
+    context: RunContext,
+    name: str,
+    model: nn.Module,
+    fingerprint: str,
+    weights: Path,
+    result: RunResult,
+    *,
+    absent: bool = False,
+) -> Teacher:
+    """Say who a teacher is, and by what else its answers shall be found again."""
+    labels = {
+        "weights": str(weights),
+        "accuracy": result.accuracy,
+        "measured_on": context.data.teachers[name].fingerprint,
+        "model": context.experiment.model_teachers[name].model,
+        "images": context.data.name,
+    }
+    return Teacher(model, Identity(fingerprint, labels, absent), weights, result)
+
+
+def _measured(title: str, seed: int, accuracy: float, folder: Path) -> RunResult:
+    """Return the row of a teacher that was not trained here."""
+    return RunResult(title, seed, accuracy, None, 0.0, (), None, None, str(folder))
+
+
+def teacher_rows(
+    context: RunContext, seed: int, teachers: Mapping[str, Teacher]
+) -> list[RunResult]:
+    """Return a row of each teacher that has one, and measure ensembles of those that are here."""
+    rows = [teacher.result for teacher in teachers.values()]
+    models = {name: teacher.model for name, teacher in teachers.items()}
+    for name, config in context.experiment.teachers_by_name.items():
+        if not isinstance(config, EnsembleConfig) or not set(config.ensemble) <= set(models):
+            continue
+        title = title_of(name)
+        if missing := [each for each in config.ensemble if teachers[each].identity.absent]:
+            context.note(f"{title} is not measured: {missing[0]}'s weights are missing")
+            continue
+        task = context.task(context.experiment.train)
+        accuracy = accuracy_of(config.spec, models, context.data.test, task)
+        context.console.print(
+            f"[bold]{title}[/], {config.summary}: accuracy {accuracy:.2f} %", soft_wrap=True
+        )
+        rows.append(_measured(title, seed, accuracy, context.out))
+    return rows
+
+
+def keep_answers(context: RunContext, seed: int) -> None:
+    """Have the teachers of a seed say all that the experiment's students want, and keep it."""
+    teachers = run_teachers(context, seed)
+    models = {name: teacher.model for name, teacher in teachers.items()}
+    stages = [stage for plan in context.experiment.plans for stage in plan if stage.strategies]
+    for stage in stages:
+        student = context.new_student(seed)
+        with context.distiller(seed, student, models, stage) as distiller:
+            context.cache.expect(distiller.teachers)
+    identities = {name: teacher.identity for name, teacher in teachers.items()}
+    source, asked = context.data.student, set[str]()
+    for stage in stages:  # in the first of a teacher, what others want of it is computed too
+        if asked >= models.keys() & context.teachers_of(stage.strategies).keys():
+            continue
+        student, config = context.new_student(seed), context.experiment.stage_train(stage)
+        with context.distiller(seed, student, models, stage) as distiller:
+            signals_of(context, distiller, config, source, identities)
+            asked |= distiller.teachers.keys()
