@@ -74,9 +74,10 @@ def test_the_mean_of_equal_teachers_does_as_each_of_them(tmp_path: Path) -> None
 
 def test_what_all_say_is_kept_ahead_and_each_is_asked_once(tmp_path: Path) -> None:
     cache = {"mode": "disk", "folder": str(tmp_path / "kept")}
+    later = [{"name": "cosine", "label": name, "teacher": name} for name in ("one", "two", "self")]
     stages = [
         {"strategies": [{"name": "logits", "teacher": "one"}]},
-        {"strategies": [{"name": "cosine", "teacher": "all"}]},
+        {"strategies": [*later, {"name": "logits", "teacher": "both"}]},
     ]
     desk = Desk(tmp_path / "out", cache=cache, strategies=[], stages=stages)
     keep_answers(desk.context, 42)
