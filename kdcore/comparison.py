@@ -12,11 +12,12 @@ from kdcore.catalog import own_version
 from kdcore.configfile import as_toml
 from kdcore.context import RunContext
 from kdcore.distiller import Distiller
-from kdcore.experiment import CandidateConfig, ComparisonConfig, Experiment, StageConfig
+from kdcore.experiment import ComparisonConfig, Experiment, StageConfig
 from kdcore.faculty import run_teachers, teacher_rows
 from kdcore.files import write_bytes
 from kdcore.fingerprint import digest_of
 from kdcore.job import STUDENT, RunResult
+from kdcore.joblist import Student, record, students
 from kdcore.run import run_student
 from kdcore.statistics import Summary, summarise
 from kdcore.teachers import TEACHER, title_of
@@ -48,30 +49,39 @@ class Row:
     best: Summary | None
 
 
-def compare(context: RunContext, config: ComparisonConfig) -> list[RunResult]:
-    """Run a comparison and return every run, in order.
+def compare(
+    context: RunContext, config: ComparisonConfig, only: Student | None = None
+) -> list[RunResult]:
+    """Run a comparison, or one student of it, and return every run, in order.
 
     All runs are set up once before any is trained, so that what cannot work fails at once.
 
     Args:
         context: made from the same experiment.
         config: the comparison.
+        only: the one student that shall be trained, and its teachers if they are not there yet.
 
     Raises:
         UserError: a candidate cannot be set up.
         RunError: a run failed; those that were finished are kept.
     """
-    _describe_itself(context, as_toml(config).encode())
-    _rehearse(context, config)
+    chosen = students(config) if only is None else [only]
+    description = as_toml(config).encode()
+    _describe_itself(context, description)
+    _rehearse(context, config, chosen)
     results: list[RunResult] = []
-    for seed in config.seeds:
-        teachers = run_teachers(context, seed)
-        results += teacher_rows(context, seed, teachers)
-        alone = (StageConfig(task_weight=1.0),)
-        results.append(run_student(context, seed, STUDENT, alone, {}))
-        for candidate in config.candidates:
-            plan = _plan(config, candidate)
-            results.append(run_student(context, seed, candidate.label, plan, teachers))
+    for seed in dict.fromkeys(student.seed for student in chosen):
+        mine = [student for student in chosen if student.seed == seed]
+        taught = only is None or not only.alone
+        teachers = run_teachers(context, seed) if taught else {}
+        rows = teacher_rows(context, seed, teachers)
+        results += rows
+        for student in mine:
+            result = run_student(
+                context, seed, student.name, student.plan, {} if student.alone else teachers
+            )
+            record(context.out, description, student, [*rows, result], about(context))
+            results.append(result)
     return results
 
 
@@ -109,17 +119,7 @@ def taught_by(experiment: Experiment) -> str:
     return ", ".join(f"{title_of(name)} {each.summary}" for name, each in teachers.items())
 
 
-def _plan(config: ComparisonConfig, candidate: CandidateConfig) -> list[StageConfig]:
-    """Return a candidate's stages, the experiment's task weight where they have none."""
-    return [
-        stage
-        if stage.task_weight is not None
-        else stage.model_copy(update={"task_weight": config.task_weight})
-        for stage in candidate.plan
-    ]
-
-
-def _rehearse(context: RunContext, config: ComparisonConfig) -> None:
+def _rehearse(context: RunContext, config: ComparisonConfig, chosen: Sequence[Student]) -> None:
     """Set up every run without training it, and print what a user should know."""
     seed, show = config.seeds[0], context.console.print
     models = context.new_teachers(seed)
@@ -132,9 +132,9 @@ def _rehearse(context: RunContext, config: ComparisonConfig) -> None:
     show(f"student {config.student.model}: {_parameters(student):,} parameters", highlight=False)
     norm = first_layer_norm(student)
     show(f"  norm of its first layer, to tell starts apart: {norm}", highlight=False)
-    for candidate in config.candidates:
-        show(f"candidate [bold]{escape(candidate.label)}[/]", highlight=False)
-        for line in rehearse(context, seed, models, _plan(config, candidate)):
+    for name, plan in {each.name: each.plan for each in chosen if not each.alone}.items():
+        show(f"candidate [bold]{escape(name)}[/]", highlight=False)
+        for line in rehearse(context, seed, models, plan):
             show(f"  {line}", highlight=False, soft_wrap=True, markup=False)
     show(f"all {len(config.candidates) + 1} students of a seed start from equal weights")
 

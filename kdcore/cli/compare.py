@@ -1,11 +1,14 @@
 """`kdcore compare`: the main job."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kdcore.cli import options
+
+if TYPE_CHECKING:
+    from kdcore.experiment import ComparisonConfig
 
 EXAMPLE = (
     "Example: kdcore compare --data folder --root photos --strategies logits,logits+fitnets "
@@ -44,6 +47,13 @@ def command(
     teacher_cache_dtype: options.TeacherCacheDtype = None,
     workers: options.Workers = None,
     assignments: options.Set = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Number the students of the comparison, and train none.")
+    ] = False,
+    only: Annotated[
+        int | None,
+        typer.Option(help="Train the student of this number alone; kdcore report joins them."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for all files.")] = None,
     json_file: options.Json = None,
     quiet: options.Quiet = False,
@@ -106,28 +116,50 @@ def command(
     options.check_json(json_file)
     options.announce_imports(*config.model_names)
 
+    if listed:
+        _list(config, json_file)
+        return
+
     from rich.console import Console
 
-    from kdcore import comparison, report
+    from kdcore import comparison, joblist, report
     from kdcore.context import RunContext
     from kdcore.files import write_json
     from kdcore.interruption import Interruption
     from kdcore.processes import joined
 
+    student = None if only is None else joblist.numbered(config, only)
     folder = out or options.OUT / options.folder_name(name, config)
     interruption = Interruption()
     with interruption.listening(), joined(config.processes.timeout) as processes:
         console = Console(quiet=quiet or not processes.first, highlight=False, emoji=False)
         context = RunContext(config, folder, console, interruption=interruption)
-        results = comparison.compare(context, config)
+        results = comparison.compare(context, config, student)
     if not processes.first:
         return
-    report.write_report(context.out, f"kdcore compare: {name}", comparison.about(context), results)
+    if student is None:
+        about = comparison.about(context)
+        report.write_report(context.out, f"kdcore compare: {name}", about, results)
     if json_file is not None:
         write_json(json_file, report.as_json(results))
     console.quiet = False
     console.print(report.terminal_table(results))
-    console.print(f"report: {context.out / 'report.md'}", soft_wrap=True)
+    file = context.out / comparison.REPORT
+    said = f"report: {file}" if student is None else f"report: kdcore report {context.out}"
+    console.print(said, soft_wrap=True)
+
+
+def _list(config: "ComparisonConfig", json_file: Path | None) -> None:
+    """Print the students of a comparison by number, and write them down for programs."""
+    from kdcore.files import write_json
+    from kdcore.joblist import students
+
+    found = students(config)
+    for each in found:
+        typer.echo(f"{each.number}  seed {each.seed}  {each.name}")
+    if json_file is not None:
+        told = [{"number": e.number, "seed": e.seed, "name": e.name} for e in found]
+        write_json(json_file, {"students": told})
 
 
 def _seeds(text: str) -> list[int]:

@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from kdcore import __version__
-from kdcore.cli import bench, cache, compare, layers, run, strategies
+from kdcore.cli import bench, cache, compare, layers, report, run, strategies
 from kdcore.errors import FULL, Interrupted, KdcoreError
 from kdcore.interruption import Stopped, exit_code_of
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.command(name="compare", epilog=compare.EXAMPLE)(compare.command)
 app.command(name="run", epilog=run.EXAMPLE)(run.command)
+app.command(name="report", epilog=report.EXAMPLE)(report.command)
 app.command(name="strategies", epilog=strategies.EXAMPLE)(strategies.command)
 app.command(name="layers", epilog=layers.EXAMPLE)(layers.command)
 app.command(name="bench", epilog=bench.EXAMPLE)(bench.command)

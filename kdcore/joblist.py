@@ -1,0 +1,144 @@
+"""The students of a comparison by number, what each came to, and all of that put together.
+
+Each can be trained by itself, on another machine that sees the same folder. How one is trained is
+in `run`, how they are compared in `comparison`.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kdcore.errors import ConfigError, UserError
+from kdcore.experiment import CandidateConfig, ComparisonConfig, StageConfig
+from kdcore.files import make_folder, read_json, write_json
+from kdcore.job import STUDENT, RunResult
+
+RECORDS = "students"
+"""Folder, within a comparison's, of what each student came to."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """One student of a comparison.
+
+    Attributes:
+        number: of it, from 0.
+        seed: its seed.
+        name: of its row: ``"student"`` for the student alone, or a candidate's label.
+        plan: its stages.
+    """
+
+    number: int
+    seed: int
+    name: str
+    plan: tuple[StageConfig, ...]
+
+    @property
+    def alone(self) -> bool:
+        """Whether it learns from no teacher."""
+        return self.name == STUDENT
+
+
+def students(config: ComparisonConfig) -> list[Student]:
+    """Return the students of a comparison: seed by seed, the student alone before the others."""
+    plans = {STUDENT: (StageConfig(task_weight=1.0),)}
+    plans |= {each.label: plan_of(config, each) for each in config.candidates}
+    each_seed = [(seed, name, plan) for seed in config.seeds for name, plan in plans.items()]
+    return [Student(number, *rest) for number, rest in enumerate(each_seed)]
+
+
+def numbered(config: ComparisonConfig, number: int) -> Student:
+    """Return one student of a comparison.
+
+    Raises:
+        ConfigError: there are fewer.
+    """
+    found = students(config)
+    if not 0 <= number < len(found):
+        raise ConfigError(f"--only {number}: there are students 0 to {len(found) - 1} (--list)")
+    return found[number]
+
+
+def plan_of(config: ComparisonConfig, candidate: CandidateConfig) -> tuple[StageConfig, ...]:
+    """Return a candidate's stages, the experiment's task weight where they have none."""
+    return tuple(
+        stage
+        if stage.task_weight is not None
+        else stage.model_copy(update={"task_weight": config.task_weight})
+        for stage in candidate.plan
+    )
+
+
+def record(
+    out: Path, description: bytes, student: Student, results: Sequence[RunResult], about: list[str]
+) -> None:
+    """Write down what a student and its teachers came to.
+
+    Args:
+        out: the comparison's folder.
+        description: the comparison, as it is written there.
+        student: which.
+        results: its teachers' and, last, its own.
+        about: what a report says of the comparison.
+    """
+    known = {
+        "comparison": _digest(description),
+        "about": about,
+        "results": [asdict(result) for result in results],
+    }
+    write_json(make_folder(out / RECORDS) / f"{student.number}.json", known)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What there is of a comparison.
+
+    Attributes:
+        results: of every run that is finished, in order.
+        missing: the students that are not.
+        about: what a report says of the comparison.
+    """
+
+    results: tuple[RunResult, ...]
+    missing: tuple[Student, ...]
+    about: tuple[str, ...]
+
+
+def join(out: Path, description: bytes, config: ComparisonConfig) -> Joined:
+    """Put together what there is of a comparison.
+
+    Raises:
+        UserError: there is nothing.
+    """
+    results: dict[tuple[int, str], RunResult] = {}
+    missing: list[Student] = []
+    about: tuple[str, ...] = ()
+    for student in students(config):
+        known = read_json(out / RECORDS / f"{student.number}.json")
+        if not _is_of(known, description):
+            missing.append(student)
+            continue
+        about = tuple(known["about"])
+        for result in _results(known):
+            results.setdefault((result.seed, result.name), result)
+    if not results:
+        raise UserError(
+            f"no student of the comparison in {out} is finished: train one with kdcore compare "
+            "FILE --only NUMBER"
+        )
+    return Joined(tuple(results.values()), tuple(missing), about)
+
+
+def _is_of(known: object, description: bytes) -> bool:
+    return isinstance(known, Mapping) and known.get("comparison") == _digest(description)
+
+
+def _results(known: Mapping[str, Any]) -> Iterator[RunResult]:
+    for result in known["results"]:
+        yield RunResult(**{**result, "epochs": tuple(result["epochs"])})
+
+
+def _digest(description: bytes) -> str:
+    return hashlib.sha256(description).hexdigest()
