@@ -73,10 +73,15 @@ class SignalCache:
     Args:
         config: how they are kept.
         note: told in one line what was chosen, before it is done, and what went wrong.
+        shared: whether others will want the same, in processes of their own: on disk it serves
+            them, too.
     """
 
-    def __init__(self, config: CacheConfig, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: CacheConfig, note: Callable[[str], None], *, shared: bool = False
+    ) -> None:
         self._config = config
+        self._shared = shared
         self._note = note
         self._held: dict[str, _Held] = {}
         self._not_kept: set[str] = set()
@@ -270,10 +275,12 @@ class SignalCache:
         taken = dict.fromkeys(("memory", "disk"), 0)
         for held in self._held.values():  # of the other teachers
             taken[held.place] += held.nbytes
-        if nbytes <= self._config.memory - taken["memory"]:
-            return "memory"
-        if facts is not None and nbytes <= self._config.disk - taken["disk"]:
+        fits_on_disk = facts is not None and nbytes <= self._config.disk - taken["disk"]
+        fits_in_memory = nbytes <= self._config.memory - taken["memory"]
+        if fits_on_disk and (self._shared or not fits_in_memory):
             return "disk"
+        if fits_in_memory:
+            return "memory"
         self._note(
             f"{who} runs every epoch: what it says takes {size_text(nbytes)}, more than "
             "cache.memory and cache.disk allow"

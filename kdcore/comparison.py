@@ -17,7 +17,7 @@ from kdcore.faculty import run_teachers, teacher_rows
 from kdcore.files import write_bytes
 from kdcore.fingerprint import digest_of
 from kdcore.job import STUDENT, RunResult
-from kdcore.joblist import Student, record, students
+from kdcore.joblist import Student, plan_of, record, students
 from kdcore.run import run_student
 from kdcore.statistics import Summary, summarise
 from kdcore.teachers import TEACHER, title_of
@@ -132,10 +132,14 @@ def _rehearse(context: RunContext, config: ComparisonConfig, chosen: Sequence[St
     show(f"student {config.student.model}: {_parameters(student):,} parameters", highlight=False)
     norm = first_layer_norm(student)
     show(f"  norm of its first layer, to tell starts apart: {norm}", highlight=False)
-    for name, plan in {each.name: each.plan for each in chosen if not each.alone}.items():
-        show(f"candidate [bold]{escape(name)}[/]", highlight=False)
-        for line in rehearse(context, seed, models, plan):
-            show(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+    taught = {each.name for each in chosen if not each.alone}
+    for candidate in config.candidates if taught else ():
+        # Those that are trained elsewhere, too: teachers say for all of them at once.
+        lines = rehearse(context, seed, models, plan_of(config, candidate))
+        if candidate.label in taught:
+            show(f"candidate [bold]{escape(candidate.label)}[/]", highlight=False)
+            for line in lines:
+                show(f"  {line}", highlight=False, soft_wrap=True, markup=False)
     show(f"all {len(config.candidates) + 1} students of a seed start from equal weights")
 
 

@@ -63,6 +63,7 @@ class RunContext:
         catalog: where strategies are looked up.
         resume: the run that shall be continued; whatever is found begun if not given.
         interruption: hears signals, before which trainings are saved.
+        apart: whether others train students of the same experiment in processes of their own.
 
     Raises:
         UserError: the data, the device or the folder cannot be used.
@@ -77,6 +78,7 @@ class RunContext:
         *,
         resume: Resume | None = None,
         interruption: Interruption | None = None,
+        apart: bool = False,
     ) -> None:
         self.experiment = experiment
         self.resume = resume
@@ -90,7 +92,7 @@ class RunContext:
         wrappers = Catalog(WRAPPERS)
         self.wrappers = {name: wrappers.load(name)[0] for name in experiment.wrappers}
         self.data: PreparedData = prepare_data(experiment, self.device)
-        self.cache = SignalCache(experiment.cache, self.note)
+        self.cache = SignalCache(experiment.cache, self.note, shared=apart)
         self._starts: dict[int, str] = {}
 
     def note(self, text: str) -> None:

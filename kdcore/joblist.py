@@ -43,7 +43,7 @@ class Student:
 
 def students(config: ComparisonConfig) -> list[Student]:
     """Return the students of a comparison: seed by seed, the student alone before the others."""
-    plans = {STUDENT: (StageConfig(task_weight=1.0),)}
+    plans: dict[str, tuple[StageConfig, ...]] = {STUDENT: (StageConfig(task_weight=1.0),)}
     plans |= {each.label: plan_of(config, each) for each in config.candidates}
     each_seed = [(seed, name, plan) for seed in config.seeds for name, plan in plans.items()]
     return [Student(number, *rest) for number, rest in enumerate(each_seed)]

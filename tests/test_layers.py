@@ -104,6 +104,7 @@ LAYERS = (
     ("kdcore.training",),
     ("kdcore.faculty",),
     ("kdcore.run",),
+    ("kdcore.joblist",),
     ("kdcore.comparison",),
     ("kdcore.report",),
     # measuring
@@ -132,6 +133,7 @@ LAYERS = (
     (
         "kdcore.cli.compare",
         "kdcore.cli.run",
+        "kdcore.cli.report",
         "kdcore.cli.strategies",
         "kdcore.cli.layers",
         "kdcore.cli.cache",

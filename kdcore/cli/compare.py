@@ -133,7 +133,8 @@ def command(
     interruption = Interruption()
     with interruption.listening(), joined(config.processes.timeout) as processes:
         console = Console(quiet=quiet or not processes.first, highlight=False, emoji=False)
-        context = RunContext(config, folder, console, interruption=interruption)
+        apart = student is not None
+        context = RunContext(config, folder, console, interruption=interruption, apart=apart)
         results = comparison.compare(context, config, student)
     if not processes.first:
         return
