@@ -5,6 +5,7 @@ Whether that is done, and where the arrays are, is decided in `cache`.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from kdcore.arrays import ArraySpec
 from kdcore.data.source import Batch, Source, gathered
 from kdcore.listening import Arrays, LiveSignals, Teachers, array_name, stored
+from kdcore.processes import here
 
 CHECKED_SAMPLES = 8
 """So many samples are computed anew when a cache on disk is opened, and compared."""
@@ -83,12 +85,11 @@ class Request:
         """Samples times views: the rows that are kept of each signal."""
         return (self.source.views or 0) * len(self.source)
 
-    def batches(self) -> Iterator[tuple[Tensor, Batch]]:
-        """Go through all views of all samples; each with the rows that its signals have."""
+    def batches(self) -> Iterator[tuple[Tensor, int]]:
+        """Go through all views of all samples: the samples of each batch, and its view."""
         for view in range(self.source.views or 0):
             for indices in torch.split(torch.arange(len(self.source)), self.batch_size):
-                batch = gathered(self.source, indices, view).to(self.device)
-                yield indices + view * len(self.source), batch
+                yield indices, view
 
 
 def specs_of(live: LiveSignals, request: Request, dtype: str) -> Iterator[tuple[str, ArraySpec]]:
@@ -105,15 +106,41 @@ def specs_of(live: LiveSignals, request: Request, dtype: str) -> Iterator[tuple[
             yield array_name(name, signal), ArraySpec(shape, kept)
 
 
-def ask_all(arrays: Arrays, live: LiveSignals, request: Request) -> None:
-    """Have the teachers say everything once, into arrays of all rows."""
-    for rows, batch in request.batches():
-        for name, heard in live.signals(batch).items():
-            for signal, tensor in heard.named():
-                array = arrays[array_name(name, signal)]
-                array[int(rows[0]) : int(rows[-1]) + 1] = stored(tensor).to(
-                    array.device, array.dtype
-                )
+def ask_all(
+    arrays: Arrays, specs: Mapping[str, ArraySpec], live: LiveSignals, request: Request
+) -> None:
+    """Have the teachers say everything once, into arrays of all rows.
+
+    Of processes that train together each asks for its share of the batches, and tells the others.
+
+    Args:
+        arrays: what is written; empty in a process that keeps nothing itself.
+        specs: what the arrays are like, by name.
+        live: the teachers.
+        request: what is wanted of them.
+    """
+    processes, rest = here(), request.batches()
+    while shared := list(islice(rest, processes.count)):
+        said: dict[str, Tensor] = {}
+        if processes.rank < len(shared):
+            said = dict(_said(live, gathered(request.source, *shared[processes.rank]), request))
+        for owner, (indices, view) in enumerate(shared):
+            first = int(indices[0]) + view * len(request.source)
+            for name, spec in specs.items():
+                values = said.get(name) if owner == processes.rank else None
+                if values is None:
+                    shape = (len(indices), *spec.shape[1:])
+                    values = torch.empty(shape, dtype=spec.dtype, device=request.device)
+                values = values.to(spec.dtype)
+                processes.copy_from(owner, [values])
+                if arrays:
+                    arrays[name][first : first + len(indices)] = values.to(arrays[name].device)
+
+
+def _said(live: LiveSignals, batch: Batch, request: Request) -> Iterator[tuple[str, Tensor]]:
+    for name, heard in live.signals(batch.to(request.device)).items():
+        for signal, tensor in heard.named():
+            yield array_name(name, signal), stored(tensor)
 
 
 def apart(arrays: Arrays, live: LiveSignals, request: Request) -> float:

@@ -6,6 +6,7 @@ signals are read in `listening`; the files are in `store`.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from kdcore.adapters import FixedAdapter
 from kdcore.arrays import ArraySpec
 from kdcore.asking import ROUNDING, Request, agrees, apart, ask_all, specs_of
 from kdcore.catalog import own_version
-from kdcore.errors import ConfigError
+from kdcore.errors import ConfigError, UserError
 from kdcore.files import size_text
 from kdcore.fingerprint import fingerprint_of_facts, machine_facts
 from kdcore.listening import (
@@ -29,6 +30,7 @@ from kdcore.listening import (
     array_name,
     renamed,
 )
+from kdcore.processes import here
 from kdcore.sections import CacheConfig
 from kdcore.signals import SignalKey
 from kdcore.store import Slot, Store
@@ -167,7 +169,7 @@ class SignalCache:
                     each: torch.empty(spec.shape, dtype=spec.dtype, device=place)
                     for each, spec in specs.items()
                 }
-                ask_all(arrays, live, request)
+                ask_all(arrays, specs, live, request)
                 self._check_place(arrays, live, request)
                 self._held[name] = _Held(key, arrays if facts else {}, where, nbytes)
                 return arrays
@@ -196,7 +198,7 @@ class SignalCache:
         # On disk a teacher has no name: whoever asks the same one may call it otherwise.
         store, specs = open_store(self._config), renamed(specs, request.name, TEACHER)
         names = sorted(specs)
-        key = _entry_with(store, str(facts["base"]), names)
+        key = here().agreed(_entry_with(store, str(facts["base"]), names))
         with store.locked(key) as slot:
             arrays = self._read(slot, live, request)
             if arrays is None:
@@ -208,17 +210,28 @@ class SignalCache:
                 nbytes = sum(spec.nbytes for spec in specs.values())
                 self._note(_said(request, nbytes, str(store.folder)))
                 about = {**_labels(request), **facts, "arrays": names}
-                with slot.building(specs, about) as building:
+                nobodys: AbstractContextManager[Arrays] = nullcontext({})  # the first one writes
+                building_here = slot.building(specs, about) if here().first else nobodys
+                with building_here as building:
                     made = renamed(building, TEACHER, request.name)
-                    ask_all(made, live, request)
+                    ask_all(made, renamed(specs, TEACHER, request.name), live, request)
                     self._check_place(made, live, request)
-                opened = slot.open().arrays
-                assert opened is not None
-                arrays = renamed(opened, TEACHER, request.name)
+                here().agreed(None)  # once it is written, all read it
+                arrays = _opened(slot, request.name)
         return arrays
 
     def _read(self, slot: Slot, live: LiveSignals, request: Request) -> Arrays | None:
-        """Open an entry on disk and hold it against the teachers; None where it does not serve."""
+        """Open an entry on disk and hold it against the teachers; None where it does not serve.
+
+        Of processes that train together the first does so for all.
+        """
+        processes = here()
+        arrays = self._read_by_one(slot, live, request) if processes.first else None
+        if not processes.agreed(arrays is not None):
+            return None
+        return _opened(slot, request.name) if arrays is None else arrays
+
+    def _read_by_one(self, slot: Slot, live: LiveSignals, request: Request) -> Arrays | None:
         opened, who = slot.open(), _who(request)
         problem = opened.problem
         if opened.arrays is not None:
@@ -257,7 +270,8 @@ class SignalCache:
         Raises:
             _NeighboursError: it is something else, by more than rounding.
         """
-        share = apart(arrays, live, request)
+        processes = here()
+        share = processes.agreed(apart(arrays, live, request) if processes.first else 0.0)
         if share > ROUNDING:
             raise _NeighboursError
         if share:
@@ -315,6 +329,21 @@ def answers_for(config: CacheConfig, wanted: Mapping[str, object]) -> Mapping[st
             )
         found = entry.facts
     return found
+
+
+def _opened(slot: Slot, name: str) -> Arrays:
+    """Open an entry that another process has checked, or has just written.
+
+    Raises:
+        UserError: it is not there.
+    """
+    opened = slot.open().arrays
+    if opened is None:
+        raise UserError(
+            f"{slot.folder} is not there, or not whole: several processes need a folder of caches "
+            "that all of them see (cache.folder)"
+        )
+    return renamed(opened, TEACHER, name)
 
 
 def _entry_with(store: Store, base: str, names: Sequence[str]) -> str:

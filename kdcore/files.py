@@ -50,19 +50,24 @@ def locked(folder: Path, busy: Callable[[], None]) -> Iterator[None]:
         folder: the folder; made if it is not there.
         busy: called where somebody else holds it, who is waited for unless it raises.
     """
-    lock, processes = FileLock(make_folder(folder) / ".lock"), here()
-
-    def held(seconds: float) -> bool:
-        return processes.agreed(processes.first and _acquired(lock, seconds))
-
-    if not held(0):
+    lock = FileLock(make_folder(folder) / ".lock")
+    if not held_for_all(lock, 0):
         busy()
-        while not held(ASK_AGAIN):  # the others hear that it goes on
+        while not held_for_all(lock, ASK_AGAIN):
             pass
     try:
         yield
     finally:
         lock.release()
+
+
+def held_for_all(lock: BaseFileLock, seconds: float) -> bool:
+    """Try to get a lock for so long; return whether the first process, and so all, has it.
+
+    Where it has to be waited for longer, try again: the others would give up one that is silent.
+    """
+    processes = here()
+    return processes.agreed(processes.first and _acquired(lock, seconds))
 
 
 def _acquired(lock: BaseFileLock, seconds: float) -> bool:

@@ -41,7 +41,7 @@ from kdcore.arrays import (
     require_file,
 )
 from kdcore.errors import ConfigError, UserError
-from kdcore.files import read_json, write_json
+from kdcore.files import ASK_AGAIN, held_for_all, read_json, write_json
 
 FORMAT = 1
 """The version of what lies on disk; entries of another are built again."""
@@ -104,14 +104,22 @@ class Store:
     def locked(self, key: str) -> Iterator["Slot"]:
         """Keep a key to oneself, waiting for whoever has it; one who died has it no more.
 
+        Of processes that train together the first has it for all.
+
         Args:
             key: hexadecimal digits, in lower case, at most 128.
 
         Raises:
             UserError: the key is no key, or the folder cannot be used.
         """
-        with self._holding(_checked(key)):
+        with _in_one_line(f"cannot use {self.folder} to keep arrays"):
+            lock = self._lock(_checked(key))
+            while not held_for_all(lock, ASK_AGAIN):
+                pass
+        try:
             yield Slot(self, key)
+        finally:
+            lock.release()
 
     def entries(self) -> list[Entry]:
         """List the entries, the one used longest ago first; what is no entry is left out.
@@ -154,13 +162,16 @@ class Store:
     def _holding(self, name: str, timeout: float = -1) -> Iterator[None]:
         """Hold a lock; its file stays, as removing it could leave two holders."""
         with _in_one_line(f"cannot use {self.folder} to keep arrays"):
-            (self.folder / _LOCKS).mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / _LOCKS / name)
+            lock = self._lock(name)
             lock.acquire(timeout)
         try:
             yield
         finally:
             lock.release()
+
+    def _lock(self, name: str) -> FileLock:
+        (self.folder / _LOCKS).mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / _LOCKS / name)
 
     def _named(self, pattern: re.Pattern[str]) -> list[tuple[str, Path]]:
         """Return the keys and paths whose name is of a form."""

@@ -47,7 +47,7 @@ def _ready(model: nn.Module) -> tuple[LiveSignals, Request, dict[str, Tensor]]:
     live, request = LiveSignals(teachers, 4), Request(teachers, Views(), 4, CPU)
     specs = dict(specs_of(live, request, "float32"))
     arrays = {name: torch.full(spec.shape, torch.nan) for name, spec in specs.items()}
-    ask_all(arrays, live, request)
+    ask_all(arrays, specs, live, request)
     return live, request, arrays
 
 

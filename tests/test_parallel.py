@@ -144,3 +144,21 @@ def test_a_lost_process_ends_the_others_in_one_line(how: str) -> None:
     assert first.returncode == 3
     assert first.stderr.startswith("another process ended, or did not answer within 0.05 minutes")
     assert (second.returncode != 0) == (how == "killed")
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_each_process_asks_the_teacher_for_its_share_and_all_keep_the_same(
+    tmp_path: Path, count: int
+) -> None:
+    (one,) = _run("keeping", tmp_path, 1)
+    many = _run("keeping", tmp_path, count)
+    for mode in ("memory", "disk", "disk again"):
+        assert one[mode]
+        for told in many:
+            assert told[mode].keys() == one[mode].keys()
+            assert all(torch.equal(told[mode][name], one[mode][name]) for name in one[mode])
+    shares = [told["memory: asked"] for told in many]
+    assert max(shares[1:]) < one["memory: asked"] * 0.6  # the first checks a few samples more
+    assert [told["disk again: asked"] for told in many][1:] == [2] * (count - 1)  # for the shapes
+    assert any("does not run" in note for note in many[1]["disk again: notes"]) is False
+    assert any("does not run" in note for note in many[0]["disk again: notes"])
