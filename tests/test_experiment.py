@@ -63,6 +63,7 @@ def test_every_key_that_is_no_table_is_described(kind: type[BaseModel]) -> None:
             "augment",
             "cache",
             "checkpoint",
+            "processes",
             "strategies",
             "candidates",
         )
