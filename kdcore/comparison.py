@@ -143,9 +143,9 @@ def _rehearse(context: RunContext, config: ComparisonConfig, chosen: Sequence[St
             show(f"candidate [bold]{escape(candidate.label)}[/]", highlight=False)
             for line in lines:
                 show(f"  {line}", highlight=False, soft_wrap=True, markup=False)
-    students = len(config.candidates) + context.task(config.train).learns
-    if students > 1:
-        show(f"all {students} students of a seed start from equal weights")
+    count = len(students(config)) // len(config.seeds)
+    if count > 1:
+        show(f"all {count} students of a seed start from equal weights")
 
 
 def rehearse(
@@ -200,9 +200,13 @@ def _data_line(context: RunContext) -> str:
 def _outputs(kind: str, count: int | None, names: Sequence[str]) -> str:
     if count is None:
         return ""
-    what = {"regression": "values", "multi-label": "labels"}.get(kind, "classes")
+    one, several = {
+        "regression": ("value", "values"),
+        "multi-label": ("label", "labels"),
+    }.get(kind, ("class", "classes"))
     told = names and count <= SHOWN_CLASSES and kind != "regression"
-    return f", {count} {what if count > 1 else what[:-1]}" + (f": {', '.join(names)}" * bool(told))
+    listed = f": {', '.join(names)}" if told else ""
+    return f", {count} {one if count == 1 else several}{listed}"
 
 
 def first_layer_norm(model: nn.Module) -> float:
