@@ -21,6 +21,7 @@ from kdcore.sections import (
     CheckpointConfig,
     DataConfig,
     ModelConfig,
+    TaskConfig,
     TrainConfig,
 )
 from kdcore.teaching import AverageConfig, EnsembleConfig, TeacherConfig
@@ -37,6 +38,7 @@ def tables() -> str:
         ("Top level", Experiment, set()),
         ("Top level, of a run", RunConfig, shared),
         ("Top level, of a comparison", ComparisonConfig, shared),
+        ("`[task]`", TaskConfig, set()),
         ("`[data]`", DataConfig, set()),
         ("`[teacher]`, `[teachers.NAME]` and `[student]`", ModelConfig, set()),
         ("`[teacher]` and `[teachers.NAME]` alone", TeacherConfig, set(ModelConfig.model_fields)),

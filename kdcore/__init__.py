@@ -29,18 +29,26 @@ if TYPE_CHECKING:
     from kdcore.distiller import Losses as Losses
     from kdcore.errors import KdcoreError as KdcoreError
     from kdcore.hookspecs import hookimpl as hookimpl
+    from kdcore.losses import require_classes as require_classes
     from kdcore.losses import require_same_classes as require_same_classes
     from kdcore.losses import require_same_shape as require_same_shape
     from kdcore.losses import squared_error as squared_error
     from kdcore.nested import TeacherInputs as TeacherInputs
+    from kdcore.positions import Segmentation as Segmentation
+    from kdcore.positions import Sequences as Sequences
     from kdcore.processes import gathered as gathered
     from kdcore.strategy import Recommended as Recommended
     from kdcore.strategy import Strategy as Strategy
     from kdcore.strategy import StrategySettings as StrategySettings
     from kdcore.strategy import Tap as Tap
     from kdcore.strategy import auto as auto
+    from kdcore.tasks import Classification as Classification
+    from kdcore.tasks import Task as Task
     from kdcore.teachers import MovingAverageTeacher as MovingAverageTeacher
     from kdcore.teachers import TeacherEnsemble as TeacherEnsemble
+    from kdcore.values import MultiLabel as MultiLabel
+    from kdcore.values import NoTask as NoTask
+    from kdcore.values import Regression as Regression
     from kdcore.weights import Moving as Moving
 
 _HOMES = {
@@ -57,11 +65,14 @@ _HOMES = {
     "distiller": ("Distiller", "Losses"),
     "errors": ("KdcoreError",),
     "hookspecs": ("hookimpl",),
-    "losses": ("require_same_classes", "require_same_shape", "squared_error"),
+    "losses": ("require_classes", "require_same_classes", "require_same_shape", "squared_error"),
     "nested": ("TeacherInputs",),
+    "positions": ("Segmentation", "Sequences"),
     "processes": ("gathered",),
     "strategy": ("Recommended", "Strategy", "StrategySettings", "Tap", "auto"),
+    "tasks": ("Classification", "Task"),
     "teachers": ("MovingAverageTeacher", "TeacherEnsemble"),
+    "values": ("MultiLabel", "NoTask", "Regression"),
     "weights": ("Moving",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -79,7 +79,31 @@ def labelled(member: Member, loss: AuxiliaryLoss) -> Iterator[tuple[str, Tensor]
         yield f"{member.label}.{name}", value
 
 
-def mean(member: Member, label: str, value: Tensor, here: Counts, counts: Counts) -> Tensor:
+class PerWhat:
+    """Whether each loss has one value a sample or one a row, by label, as batches show.
+
+    Where rows are not samples, a batch may by chance have as many of either. What an earlier one
+    showed holds; before any did, such a vector is taken for one value a row.
+
+    Attributes:
+        known: ``"sample"`` or ``"row"``, by label.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[str, str] = {}
+
+    def rows(self, label: str, length: int, here: Counts) -> bool:
+        """Return whether a vector of as many values as samples or rows has one a row."""
+        if here.samples == here.rows:
+            return self.known.get(label) != "sample"
+        found = "row" if length == here.rows else "sample"
+        self.known[label] = found
+        return found == "row"
+
+
+def mean(
+    member: Member, label: str, value: Tensor, here: Counts, counts: Counts, per: PerWhat
+) -> Tensor:
     """Divide a strategy's loss by what the whole optimizer step holds.
 
     Args:
@@ -88,6 +112,7 @@ def mean(member: Member, label: str, value: Tensor, here: Counts, counts: Counts
         value: one value a sample, one a row, or a scalar.
         here: what this batch holds.
         counts: what the whole step holds.
+        per: what earlier batches showed, and takes note of what this one shows.
 
     Returns:
         This batch's share of the step's mean, a scalar.
@@ -107,10 +132,9 @@ def mean(member: Member, label: str, value: Tensor, here: Counts, counts: Counts
         )
     if value.ndim == 0:
         return value * (here.samples / counts.samples)
-    if value.shape == (here.samples,):
-        return value.sum() / counts.samples
-    if value.shape == (here.rows,):
-        return value.sum() / counts.rows
+    if value.shape in ((here.samples,), (here.rows,)):
+        by_row = per.rows(label, len(value), here)
+        return value.sum() / max(counts.rows if by_row else counts.samples, 1)
     rows = "" if here.rows == here.samples else f", one a row [{here.rows}]"
     raise StrategyError(
         f"{member}: the loss {label!r} is {list(value.shape)}; return one value a sample "

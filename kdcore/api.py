@@ -22,15 +22,14 @@ from kdcore.errors import ConfigError, DataError, ResumeError
 from kdcore.execution import Execution
 from kdcore.files import locked
 from kdcore.fingerprint import digest_of, machine_facts, source_of, structure_of
-from kdcore.history import History, Observer
+from kdcore.history import History, Observer, accuracy_of
 from kdcore.nested import to_device
 from kdcore.probe import evaluating
 from kdcore.saving import Saver
 from kdcore.sections import CacheConfig, CheckpointConfig, TrainConfig
 from kdcore.selection import Entry
-from kdcore.snapshot import split
 from kdcore.taps import logits_of, run_model
-from kdcore.tasks import UNLABELLED, Classification
+from kdcore.tasks import Classification, Task, check_targets, labelled_samples
 from kdcore.teacher import AnyTeacher
 from kdcore.trainer import train
 from kdcore.validation import describe_validation
@@ -45,13 +44,18 @@ class Result:
 
     Attributes:
         student: the model that was handed over, trained in place; no hooks are left on it.
-        accuracy: on the evaluation data in per cent, of the last weights.
+        scores: on the evaluation data by name, of the last weights; the one that counts first.
         history: one record an epoch, and the best weights where there was validation data.
     """
 
     student: nn.Module
-    accuracy: float
+    scores: Mapping[str, float]
     history: History
+
+    @property
+    def accuracy(self) -> float:
+        """The accuracy in per cent; a `ScoreError` where the task has none."""
+        return accuracy_of(self.scores)
 
 
 def distill(
@@ -61,6 +65,7 @@ def distill(
     eval_data: Data,
     strategies: Iterable[Entry] = (),
     *,
+    task: Task | None = None,
     validation_data: Data | None = None,
     task_weight: float | Moving | None = None,
     seed: int = 0,
@@ -69,16 +74,18 @@ def distill(
     resume: Path | str | None = None,
     **training: Any,
 ) -> Result:
-    """Train a classifier to do its task and to follow a teacher.
+    """Train a student to do its task and to follow a teacher.
 
     Args:
         teacher: the model to learn from, a `MovingAverageTeacher` for the student's own average, or
             several by name, among them a `TeacherEnsemble`; None to train the student alone.
         student: the model to train, in place.
         train_data: a data set of ``(input, target)`` pairs, or a pair of tensors
-            ``[samples, ...]`` and ``int64 [samples]``; -100 is no label.
-        eval_data: the same, to measure accuracy on after each epoch; it chooses nothing.
+            ``[samples, ...]`` and ``int64 [samples]``; -100 is no label. Targets of other tasks
+            are as these have them, NaN among numbers for none.
+        eval_data: the same, to score the student on after each epoch; it chooses nothing.
         strategies: names, mappings or `Strategy` instances, as `Distiller` takes them.
+        task: what the student is for, such as `kdcore.Regression()`; classification if not given.
         validation_data: the same again, to choose the best weights on.
         task_weight: weight of the task's loss; if not given, what the strategies' papers use.
         seed: of order, dropout and adapters; the student's initial weights are as handed over.
@@ -90,11 +97,11 @@ def distill(
         training: keys of ``[train]``: epochs, batch_size, optimizer, lr, schedule, ...
 
     Returns:
-        `Result`: the student with its last weights, its accuracy, and the history.
+        `Result`: the student with its last weights, its scores, and the history.
 
     Raises:
         ConfigError: a key of the training or an entry of `strategies` is wrong.
-        DataError: the data is empty, or its targets are no classes.
+        DataError: the data is empty, or its targets are not the task's.
         NonFiniteLossError: a loss became infinite or not a number.
         ResumeError: what was saved in the folder is of another training.
     """
@@ -102,22 +109,25 @@ def distill(
         config = TrainConfig.model_validate(training)
     except ValidationError as error:
         raise ConfigError(describe_validation(error, "distill", TrainConfig)) from None
+    task = _task(task, config)
+    entries = tuple(strategies)
+    if not task.learns and not entries:
+        raise ConfigError("a task without a loss learns from strategies alone: give some")
     source = _source(train_data, "train_data")
     test = _source(eval_data, "eval_data")
     validation = None if validation_data is None else _source(validation_data, "validation_data")
     for name, measured in (("eval_data", test), ("validation_data", validation)):
-        if measured and not bool((measured.targets != UNLABELLED).any()):
-            raise DataError(f"{name} has no labels to measure accuracy on")
-    task = Classification(config.label_smoothing)
+        if measured and task.learns and not bool(labelled_samples(measured.targets).any()):
+            raise DataError(f"{name} has no labels to score predictions against")
     sample = source.batch(torch.arange(min(2, len(source))))
     place = find_device(device)
     with evaluating(student):
         logits = logits_of(run_model(student, to_device(sample.inputs, device_of(student))))
-    classes = 0 if logits is None else logits.shape[-1]
+    outputs = 0 if logits is None else task.row_shape(logits.shape)[-1]
     with Distiller(
         teacher,
         student,
-        strategies,
+        entries,
         task_weight=task_weight,
         sample_input=sample.inputs,
         teacher_sample_input=sample.teacher_inputs,
@@ -133,7 +143,7 @@ def distill(
             ("validation_data", validation),
         ):
             if data is not None:
-                _check_targets(data, name, classes)
+                check_targets(task, data.targets, outputs, name)
         request = Request(distiller.teachers, source, config.micro_batch, place)
         signals = SignalCache(CacheConfig(), lambda _: None).source(request)
         saver = None
@@ -153,9 +163,18 @@ def distill(
                 observers=tuple(observers),
                 saver=saver,
             )
-    accuracy = history.epochs[-1].accuracy
-    assert accuracy is not None
-    return Result(student, accuracy, history)
+    return Result(student, history.epochs[-1].scores, history)
+
+
+def _task(task: Task | None, config: TrainConfig) -> Task:
+    if task is None:
+        return Classification(config.label_smoothing)
+    if config.label_smoothing:
+        raise ConfigError(
+            "label_smoothing would be ignored: give it to the task, where it is one of classes, as "
+            "kdcore.Classification(label_smoothing=0.1)"
+        )
+    return task
 
 
 def _alone(folder: Path) -> AbstractContextManager[None]:
@@ -171,14 +190,7 @@ def _alone(folder: Path) -> AbstractContextManager[None]:
 
 def _digest(source: Source) -> str:
     """Return the hash of samples, as far as they are the same whenever they are read."""
-    if source.fingerprint:
-        return source.fingerprint
-    digests = [digest_of({"targets": source.targets})]
-    for indices in torch.split(torch.arange(len(source)), 256) if source.views == 1 else ():
-        digests.append(digest_of(split(source.batch(indices).inputs)[1]))
-    return digest_of(
-        {"all": torch.frombuffer(bytearray("".join(digests), "ascii"), dtype=torch.uint8)}
-    )
+    return digest_of({"inputs": source.fingerprint, "targets": source.targets})
 
 
 def _facts(
@@ -191,6 +203,7 @@ def _facts(
     """Return what the result of a training depends on, as far as it can be known."""
     return {
         "seed": seed,
+        "task": distiller.task.facts(),
         "train": config.model_dump(mode="json"),
         "task_weight": repr(distiller.task_weight),
         "strategies": [
@@ -207,16 +220,6 @@ def _facts(
         "kdcore": own_version(),
         **machine_facts(device),
     }
-
-
-def _check_targets(source: Source, name: str, classes: int) -> None:
-    wrong = (source.targets != UNLABELLED) & ((source.targets < 0) | (source.targets >= classes))
-    if bool(wrong.any()):
-        index = int(wrong.nonzero()[0])
-        raise DataError(
-            f"{name}[{index}]: the target is {int(source.targets[index])}, the student has "
-            f"{classes} classes; -100 is no label"
-        )
 
 
 def _source(data: Data, name: str) -> Source:

@@ -5,7 +5,7 @@ set the taps; every stage of a run begins again there. What comes after, the opt
 trainer's: it needs every parameter that was built here.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -119,6 +119,7 @@ def discover(
     setup: Setup,
     seed: int,
     device: torch.device,
+    row_shape: Callable[[torch.Size], torch.Size] = torch.Size,
 ) -> Discovery:
     """Place the models, ask strategies for taps, probe, and have them build their adapters.
 
@@ -131,6 +132,7 @@ def discover(
         setup: what strategies are told.
         seed: of adapters' weights and strategies' streams.
         device: where all of it runs.
+        row_shape: makes the shape of a model's rows of that of its logits.
 
     Raises:
         ModelError: models share weights, or a probe is needed and there is no sample.
@@ -142,8 +144,8 @@ def discover(
     for model in (student, *models.values()):
         model.to(device)
     own, others = to_device(samples[0], device), to_device(samples[1], device)
-    learner = Survey(student, own, "student")
-    surveys = _surveys(student, teachers, own, others)
+    learner = Survey(student, own, "student", row_shape)
+    surveys = _surveys(student, teachers, own, others, row_shape)
     taps: dict[Member, tuple[Roles, Roles]] = {}
     for member in ensemble.members:
         wished = ensemble.extract_features(member, setup)
@@ -173,16 +175,20 @@ def discover(
 
 
 def _surveys(
-    student: nn.Module, teachers: Mapping[str, AnyTeacher], own: Any, others: Any
+    student: nn.Module,
+    teachers: Mapping[str, AnyTeacher],
+    own: Any,
+    others: Any,
+    row_shape: Callable[[torch.Size], torch.Size],
 ) -> dict[str, Survey | EnsembleSurvey]:
     """Return what will be found out about each teacher; averages begin here, as the student is."""
     models: dict[str, Survey] = {}
     for name, teacher in teachers.items():
         where = title_of(name)
         if isinstance(teacher, MovingAverageTeacher):
-            models[name] = Survey(copy_of(student, where), own, where)
+            models[name] = Survey(copy_of(student, where), own, where, row_shape)
         elif isinstance(teacher, nn.Module):
-            models[name] = Survey(teacher, inputs_of(others, name), where)
+            models[name] = Survey(teacher, inputs_of(others, name), where, row_shape)
     surveys: dict[str, Survey | EnsembleSurvey] = {**models}
     for name, ensemble in ensembles_of(teachers).items():
         members = {member: models[member] for member in ensemble.members}

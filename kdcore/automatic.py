@@ -177,7 +177,10 @@ def _passes_by(found: _Map, kept: Mapping[str, int]) -> bool:
 
 
 def _could_be_classes(found: _Map, trace: Trace) -> bool:
-    return trace.logits is not None and found.tensor.shape[1] == trace.logits.shape[-1]
+    if trace.logits is None:
+        return False
+    # Logits that are a map themselves have their classes where maps have channels.
+    return found.tensor.shape[1] == trace.logits.shape[1 if trace.logits.ndim == 4 else -1]
 
 
 def _map(name: str, tensor: Tensor | None, trace: Trace) -> _Map | None:

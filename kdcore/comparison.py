@@ -1,6 +1,6 @@
 """A comparison: the student alone and with each candidate, from equal starts, seed by seed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -20,6 +20,7 @@ from kdcore.job import STUDENT, RunResult
 from kdcore.joblist import Student, plan_of, record, students
 from kdcore.run import run_student
 from kdcore.statistics import Summary, summarise
+from kdcore.tasks import Metric
 from kdcore.teachers import TEACHER, title_of
 from kdcore.weights import weight_text
 
@@ -34,15 +35,17 @@ class Row:
 
     Attributes:
         name: of its runs, see `RunResult`.
-        accuracy: on the test samples in per cent, of the last weights.
+        score: on the test samples, of the last weights; None where the task has none.
+        others: the task's further scores, by name.
         difference: to the student alone, paired by seed; None in its own row.
         loss: mean total loss of the last epoch; None of a teacher that came trained.
         seconds: a run.
-        best: accuracy of the weights that were best on the validation split; None without one.
+        best: score of the weights that were best on the validation split; None without one.
     """
 
     name: str
-    accuracy: Summary
+    score: Summary | None
+    others: Mapping[str, Summary]
     difference: Summary | None
     loss: Summary | None
     seconds: Summary
@@ -140,7 +143,9 @@ def _rehearse(context: RunContext, config: ComparisonConfig, chosen: Sequence[St
             show(f"candidate [bold]{escape(candidate.label)}[/]", highlight=False)
             for line in lines:
                 show(f"  {line}", highlight=False, soft_wrap=True, markup=False)
-    show(f"all {len(config.candidates) + 1} students of a seed start from equal weights")
+    count = len(students(config)) // len(config.seeds)
+    if count > 1:
+        show(f"all {count} students of a seed start from equal weights")
 
 
 def rehearse(
@@ -184,15 +189,24 @@ def _data_line(context: RunContext) -> str:
     data = context.data
     device = f"{context.device.type}, {torch.get_num_threads()} threads"
     return (
-        f"{data.name}: {len(data.student)} training and {len(data.test)} test images"
+        f"{data.name}: {len(data.student)} training and {len(data.test)} test {data.things}"
         + (f", {len(data.validation)} for validation" if data.validation else "")
-        + f", {_classes(data.classes)}; {data.student_preprocess.size} pixels; {device}"
+        + _outputs(context.experiment.task.kind, data.outputs, data.classes)
+        + (f"; {data.student_preprocess.size} pixels" if data.student_preprocess else "")
+        + f"; {device}"
     )
 
 
-def _classes(names: Sequence[str]) -> str:
-    listed = f": {', '.join(names)}" if len(names) <= SHOWN_CLASSES else ""
-    return f"{len(names)} classes{listed}"
+def _outputs(kind: str, count: int | None, names: Sequence[str]) -> str:
+    if count is None:
+        return ""
+    one, several = {
+        "regression": ("value", "values"),
+        "multi-label": ("label", "labels"),
+    }.get(kind, ("class", "classes"))
+    told = names and count <= SHOWN_CLASSES and kind != "regression"
+    listed = f": {', '.join(names)}" if told else ""
+    return f", {count} {one if count == 1 else several}{listed}"
 
 
 def first_layer_norm(model: nn.Module) -> float:
@@ -211,15 +225,29 @@ def table(results: Sequence[RunResult]) -> list[Row]:
     return [_row(name, [r for r in results if r.name == name], alone) for name in names]
 
 
+def _score(scores: Mapping[str, float] | None, metric: Metric | None) -> float | None:
+    return scores[metric.name] if metric and scores else None
+
+
+def _over(values: Iterable[float | None]) -> Summary | None:
+    """Summarise what there is of some values; None where there is nothing."""
+    known = [value for value in values if value is not None]
+    return summarise(known) if known else None
+
+
 def _row(name: str, runs: Sequence[RunResult], alone: dict[int, RunResult]) -> Row:
-    pairs = [(run.accuracy, alone[run.seed].accuracy) for run in runs if run.seed in alone]
-    losses = [run.loss for run in runs if run.loss is not None]
-    best = [run.best_accuracy for run in runs if run.best_accuracy is not None]
+    metric, others = runs[0].metric, runs[0].metrics[1:]
+    pairs = [
+        (_score(run.scores, metric), _score(alone[run.seed].scores, metric))
+        for run in runs
+        if run.seed in alone and name != STUDENT
+    ]
     return Row(
         name,
-        summarise([run.accuracy for run in runs]),
-        None if name == STUDENT or not pairs else summarise([own - base for own, base in pairs]),
-        summarise(losses) if losses else None,
+        _over(_score(run.scores, metric) for run in runs),
+        {each.name: summarise([run.scores[each.name] for run in runs]) for each in others},
+        _over(own - base for own, base in pairs if own is not None and base is not None),
+        _over(run.loss for run in runs),
         summarise([run.seconds for run in runs]),
-        summarise(best) if best else None,
+        _over(_score(run.best_scores, metric) for run in runs),
     )

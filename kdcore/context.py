@@ -26,13 +26,14 @@ from kdcore.files import make_folder
 from kdcore.fingerprint import digest_of, machine_facts, source_of
 from kdcore.interruption import Interruption
 from kdcore.job import CHECKPOINTS, Job
-from kdcore.models.build import build_model
+from kdcore.models.build import build_model, code_of
 from kdcore.processes import here
 from kdcore.randomness import derive_seed
 from kdcore.saving import Saver
-from kdcore.sections import TrainConfig
+from kdcore.sections import ModelConfig, TrainConfig
 from kdcore.selection import select
-from kdcore.tasks import Classification, Task
+from kdcore.task_kinds import task_of
+from kdcore.tasks import Task
 from kdcore.teachers import TEACHER, needed, title_of
 from kdcore.teaching import AnyTeacherConfig, EnsembleConfig, TeacherConfig
 
@@ -99,20 +100,14 @@ class RunContext:
         """Print a line about the training that runs."""
         self.console.print(f"  {text}", markup=False, highlight=False, soft_wrap=True)
 
-    @property
-    def classes(self) -> int:
-        """How many classes the data has."""
-        return len(self.data.classes)
-
     def task(self, config: TrainConfig) -> Task:
         """Return the task of a training."""
-        return Classification(config.label_smoothing)
+        return task_of(self.experiment.task, config)
 
     def new_student(self, seed: int) -> nn.Module:
         """Build the student with the initial weights of a seed, the same for every run."""
         torch.manual_seed(seed)
-        size = self.data.student_preprocess.size
-        student = build_model(self.experiment.student, self.classes, size, "student")
+        student = self._built(self.experiment.student, self.data.student_given, "student")
         start = digest_of(student.state_dict())
         if self._starts.setdefault(seed, start) != start:
             raise ModelError(
@@ -140,12 +135,17 @@ class RunContext:
         config = self.experiment.model_teachers[name]
         if self.kept_answers[name] is not None:
             config = config.model_copy(update={"weights": None})
-        size = self.data.teachers[name].preprocess.size
-        return in_best_layout(build_model(config, self.classes, size, title_of(name)))
+        given = self.data.teachers[name].given
+        return in_best_layout(self._built(config, given, title_of(name)))
 
     def new_teachers(self, seed: int) -> dict[str, nn.Module]:
         """Build every teacher that is a model of its own."""
         return {name: self.new_teacher(seed, name) for name in self.experiment.model_teachers}
+
+    def _built(self, config: ModelConfig, given: Any, where: str) -> nn.Module:
+        task = self.task(self.experiment.train)
+        outputs = self.data.outputs if task.learns or self.data.classes else None
+        return build_model(config, outputs, given, where, task)
 
     @cached_property
     def kept_answers(self) -> Mapping[str, Mapping[str, Any] | None]:
@@ -185,7 +185,7 @@ class RunContext:
             task_weight=stage.task_weight,
             sample_input=sample.inputs,
             teacher_sample_input=sample.teacher_inputs,
-            setup=Setup(class_count=self.classes, targets=self.data.student.targets),
+            setup=Setup(class_count=self.data.outputs, targets=self.data.student.targets),
             task=self.task(train),
             seed=seed,
             device=self.device,
@@ -239,6 +239,8 @@ class RunContext:
             "wrappers": {name: source_of(each) for name, each in self.wrappers.items()},
             # The size of views is part of the data's hash, said or not.
             "augment": self.experiment.augment.model_dump(mode="json", exclude={"image_size"}),
+            "task": self.experiment.task.model_dump(mode="json"),
+            "metric": code_of(self.experiment.task.metric or ""),
         }
         kind: Literal["teacher", "student"] = "teacher" if teacher else "student"
         # One folder for all processes, though another processor may round its outputs otherwise.

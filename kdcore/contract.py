@@ -5,7 +5,7 @@ Nothing here computes: these are the words in which a method and the core talk.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +115,9 @@ class Setup:
     Args:
         sample_count: how many samples there are to train on; their indices are below it.
         class_count: how many classes the task has.
-        targets: the training targets by sample index, ``int64 [samples]``, -100 for no label.
+        targets: the training targets by sample index, ``int64 [samples]``, -100 for no label; of
+            other tasks than classification as the task has them.
+        task: what the student is for: ``"classification"``, ``"regression"``, ...
     """
 
     def __init__(
@@ -124,12 +126,19 @@ class Setup:
         sample_count: int | None = None,
         class_count: int | None = None,
         targets: Tensor | None = None,
+        task: str | None = None,
     ) -> None:
         self._sample_count = len(targets) if sample_count is None and targets is not None else None
         if sample_count is not None:
             self._sample_count = sample_count
         self._class_count = class_count
         self._targets = targets
+        self._task = task
+
+    @property
+    def task(self) -> str:
+        """What the student is for, by the name that experiment files have for it."""
+        return self._known("task", self._task)
 
     @property
     def sample_count(self) -> int:
@@ -143,24 +152,30 @@ class Setup:
 
     @property
     def targets(self) -> Tensor:
-        """The training targets by sample index, ``int64 [samples]``, -100 for no label."""
+        """The training targets by sample index, as the task has them."""
         return self._known("targets", self._targets)
 
     def with_class_count(self, class_count: int | None) -> "Setup":
         """Return the same, with a class count where none was known."""
-        return Setup(
-            sample_count=self._sample_count,
-            class_count=class_count if self._class_count is None else self._class_count,
-            targets=self._targets,
-        )
+        known = self._class_count
+        return self._but(class_count=class_count if known is None else known)
+
+    def with_task(self, task: str) -> "Setup":
+        """Return the same, of a task."""
+        return self._but(task=task)
 
     def to(self, device: torch.device) -> "Setup":
         """Return the same, with the targets on a device."""
-        return Setup(
-            sample_count=self._sample_count,
-            class_count=self._class_count,
-            targets=None if self._targets is None else self._targets.to(device),
-        )
+        return self._but(targets=None if self._targets is None else self._targets.to(device))
+
+    def _but(self, **changed: Any) -> "Setup":
+        known = {
+            "sample_count": self._sample_count,
+            "class_count": self._class_count,
+            "targets": self._targets,
+            "task": self._task,
+        }
+        return Setup(**{**known, **changed})
 
     @staticmethod
     def _known(name: str, value: T | None) -> T:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from kdcore.answers import labelled, mean, nothing_changed, nothing_remembered
+from kdcore.answers import PerWhat, labelled, mean, nothing_changed, nothing_remembered
 from kdcore.assembly import Assembly, arm, discover
 from kdcore.catalog import Catalog
 from kdcore.contract import AuxiliaryLoss, Setup
@@ -27,7 +27,7 @@ from kdcore.part import Part
 from kdcore.selection import Entry, agreed_task_weight, select
 from kdcore.signals import Signals
 from kdcore.taps import Observation, logits_of
-from kdcore.tasks import Classification, Counts, Mixed, Task, no_targets
+from kdcore.tasks import Classification, Counts, Mixed, Task
 from kdcore.teacher import AnyTeacher, FrozenTeacher, named
 from kdcore.teachers import TeacherEnsemble, check_teachers, ensembles_of, needed
 from kdcore.weights import Moving, weight_at
@@ -43,7 +43,7 @@ class Losses:
         task: the task's loss, unweighted.
         auxiliary: by label, unweighted; ``label.part`` where a strategy returns several.
         weights: by label, what each of `auxiliary` is weighted with in this epoch.
-        logits: the student's, ``[batch, classes]``, without gradient.
+        logits: the student's, ``[batch, classes]`` or as the task has them, without gradient.
     """
 
     total: Tensor
@@ -123,6 +123,7 @@ class Distiller(nn.Module):
         self.task_weight = agreed_task_weight(members) if task_weight is None else task_weight
         self.epoch = 0
         self.step = 0
+        self._per = PerWhat()
         self._ensemble = Ensemble(members, wrappers)
         self._frozen = Frozen.but(student, trainable)
         if teacher_sample_input is None:
@@ -133,9 +134,10 @@ class Distiller(nn.Module):
                 teachers,
                 self._ensemble,
                 (sample_input, teacher_sample_input),
-                setup or Setup(),
+                (setup or Setup()).with_task(self.task.kind),
                 seed,
                 device_of(student) if device is None else torch.device(device),
+                self.task.row_shape,
             ),
             execution,
         )
@@ -211,7 +213,8 @@ class Distiller(nn.Module):
 
         Args:
             inputs: what the student is given: a tensor ``[batch, ...]``, a tuple or a mapping.
-            targets: ``int64 [batch]``; -100, or None for all, where a sample has no label.
+            targets: ``int64 [batch]``, or as the task has them; -100, NaN among numbers, or None
+                for all, where there is no label.
             indices: ``int64 [batch]``, each sample's index in the training set, for methods
                 that remember samples.
             teacher_inputs: the same samples as the teacher is given them, where that differs;
@@ -238,7 +241,7 @@ class Distiller(nn.Module):
                 f"with one, or an object with .logits, got {type(observation.output).__name__}"
             )
         if targets is None:
-            targets = no_targets(len(logits), logits.device)
+            targets = self.task.unlabelled(logits)
         here = self.task.count(len(logits), targets)
         counts = counts or here
         if signals is None:
@@ -255,7 +258,7 @@ class Distiller(nn.Module):
                 with nothing_remembered(part):
                     loss = self._auxiliary(part, seen, signals, targets, indices)
                 for label, value in labelled(part.member, loss):
-                    auxiliary[label] = mean(part.member, label, value, here, counts)
+                    auxiliary[label] = mean(part.member, label, value, here, counts, self._per)
                     weights[label] = weight_at(part.member.weight, self.epoch)
                     total = total + weights[label] * auxiliary[label]
         return Losses(total, task, auxiliary, weights, logits.detach())
@@ -377,6 +380,7 @@ class Distiller(nn.Module):
         return {
             "epoch": self.epoch,
             "step": self.step,
+            "per": dict(self._per.known),
             "state": {part.member.label: dict(part.state) for part in self._parts},
             "generators": self.streams(),
             "moving": {name: each.state_dict() for name, each in self.moving.items()},
@@ -395,6 +399,7 @@ class Distiller(nn.Module):
         """Take back what `get_extra_state` returned."""
         self.epoch = state["epoch"]
         self.step = state["step"]
+        self._per.known = dict(state["per"])
         for part in self._parts:
             part.state.load(state["state"][part.member.label])
         self.set_streams(state["generators"])

@@ -44,6 +44,10 @@ class CatalogError(UserError):
     """A strategy is not installed, blocked, claimed twice or cannot be loaded."""
 
 
+class ScoreError(UserError, AttributeError):
+    """A score was asked for that a run does not have."""
+
+
 class RunError(KdcoreError):
     """A run failed after it had begun: nothing that was handed over explains it."""
 

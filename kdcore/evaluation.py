@@ -1,55 +1,68 @@
 """How well a model does on a source of samples."""
 
-from dataclasses import dataclass
-
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdcore.data.source import Source
 from kdcore.devices import device_of
-from kdcore.errors import ModelError
+from kdcore.errors import DataError, ModelError
 from kdcore.probe import evaluating
 from kdcore.processes import here
 from kdcore.taps import logits_of, run_model
 from kdcore.tasks import Task
 
-BATCH_SIZE = 256
 
-
-@dataclass(frozen=True)
-class Score:
-    """How many predictions are right, and of how many."""
-
-    correct: int
-    total: int
-
-    @property
-    def accuracy(self) -> float:
-        """The share of right predictions in per cent."""
-        return 100 * self.correct / self.total
-
-
-def evaluate(model: nn.Module, source: Source, task: Task) -> Score:
-    """Score a model on all labelled samples of a source, in evaluation mode.
+def evaluate(model: nn.Module, source: Source, task: Task) -> dict[str, float]:
+    """Score a model on all samples of a source that have a target, in evaluation mode.
 
     Where several processes call it together, each takes its share and all return the whole.
 
     Args:
         model: the model; its mode is put back.
         source: the samples; the model is given the student's inputs.
-        task: what counts as right.
+        task: what is scored, and how.
+
+    Returns:
+        The task's scores by name; none where it has none.
 
     Raises:
+        DataError: no sample has a target, or outputs and targets do not fit each other.
         ModelError: the model's output holds no logits.
     """
-    device, processes = device_of(model), here()
-    correct = total = 0
+    if not task.metrics:
+        return {}
+    processes, samples = here(), torch.arange(len(source))
+    mine = processes.share(samples)
+    total = tally(model, source, task, mine if len(mine) else samples[:1])
+    if not len(mine):  # fewer samples than processes
+        total = torch.zeros_like(total)
+    scores = task.scores(processes.summed(total))
+    if not scores:
+        raise DataError("there are no targets to score predictions against")
+    return scores
+
+
+def tally(model: nn.Module, source: Source, task: Task, indices: Tensor) -> Tensor:
+    """Return what scores are made of, added up over batches; see `Task.tally`.
+
+    Args:
+        model: as `evaluate` takes it.
+        source: the like.
+        task: the like.
+        indices: of the samples, ``int64 [samples]``.
+
+    Returns:
+        ``float64 [n]``, on the CPU; that of parts of the samples adds up to that of all.
+    """
+    device = device_of(model)
+    parts: list[Tensor] = []
     with evaluating(model):
-        for indices in torch.split(processes.share(torch.arange(len(source))), BATCH_SIZE):
-            batch = source.batch(indices, teacher=False).to(device)
-            logits = logits_of(run_model(model, batch.inputs))
+        for part in torch.split(indices, task.evaluated):
+            batch = source.batch(part, teacher=False).to(device)
+            logits, targets = logits_of(run_model(model, batch.inputs)), batch.targets
             if logits is None:
                 raise ModelError("the model's output holds no logits")
-            right, counted = task.correct(logits, batch.targets)
-            correct, total = correct + right, total + counted
-    return Score(*processes.summed(torch.tensor([correct, total])).tolist())
+            if device.type == "mps":  # which has no float64
+                logits, targets = logits.cpu(), targets.cpu()
+            parts.append(task.tally(logits, targets))
+    return torch.stack(parts).cpu().sum(0)

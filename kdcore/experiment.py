@@ -18,9 +18,10 @@ from kdcore.sections import (
     ProcessesConfig,
     Section,
     Seed,
+    TaskConfig,
     TrainConfig,
 )
-from kdcore.teachers import TEACHER
+from kdcore.teachers import TEACHER, title_of
 from kdcore.teaching import AnyTeacherConfig, TeacherConfig, check_all_teach, check_names
 from kdcore.validation import describe_validation
 from kdcore.weights import Weight
@@ -125,6 +126,7 @@ class Experiment(Section):
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
     wrappers: tuple[str, ...] = Field((), description="hook wrappers to use, by name")
+    task: TaskConfig = TaskConfig()
     data: DataConfig = DataConfig()
     teacher: TeacherConfig | None = None
     teachers: dict[str, AnyTeacherConfig] | None = Field(None, min_length=1)
@@ -192,6 +194,45 @@ class Experiment(Section):
             entries = [entry for entries in self.strategy_lists for entry in entries]
             learners = ((entry.label or entry.name, entry.teacher) for entry in entries)
             check_all_teach(self.teachers, learners)
+        return self
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """The names in it by which something of the user's is imported."""
+        named = (*self.model_names, self.data.name, self.task.metric or "")
+        return tuple(name for name in named if ":" in name)
+
+    @model_validator(mode="after")
+    def _of_one_task(self) -> Self:
+        kind, data = self.task.kind, self.data
+        trainings = (self.train.model_dump(), *(t.train for t in self.model_teachers.values()))
+        stages = [stage for plan in self.plans for stage in plan]
+        smooths = any(each.get("label_smoothing") for each in trainings)
+        smooths = smooths or any(stage.train.get("label_smoothing") for stage in stages)
+        if smooths and not self.task.of_classes:
+            raise ValueError(f"train.label_smoothing would be ignored: {kind} has no classes")
+        if self.augment.mixes and kind not in ("classification", "none"):
+            raise ValueError(f"augment: mixup and cutmix mix the classes of images, not {kind}")
+        if data.named and self.augment.active:
+            raise ValueError(f"augment would be ignored: {data.name} brings samples as they are")
+        models = {title_of(name): each for name, each in self.model_teachers.items()}
+        for where, model in {**models, "student": self.student}.items() if data.named else ():
+            for key in ("image_size", "mean", "std"):
+                if getattr(model, key) != ModelConfig.model_fields[key].default:
+                    raise ValueError(
+                        f"{where}.{key} would be ignored: {data.name} brings what models take"
+                    )
+        served = ["classification", "none"]
+        if data.name == "csv":
+            served += ["regression", "multi-label"]
+        if not data.named and kind not in served:
+            csv = "'csv' or " if kind in ("regression", "multi-label") else ""
+            raise ValueError(
+                f"task.kind = {kind!r} needs other data than {data.name}: data.name = {csv}"
+                "'package.module:callable'"
+            )
+        if kind == "none" and any(not stage.strategies for stage in stages):
+            raise ValueError("task.kind = 'none' learns from strategies alone: give some")
         return self
 
     @model_validator(mode="after")

@@ -15,9 +15,11 @@ from kdcore.distiller import Distiller
 from kdcore.evaluation import evaluate
 from kdcore.files import load_weights, save_weights
 from kdcore.fingerprint import fingerprint_of
+from kdcore.history import History
 from kdcore.job import TEACHER_WEIGHTS, RunResult
 from kdcore.models.build import code_of
-from kdcore.pooling import accuracy_of
+from kdcore.pooling import scores_of
+from kdcore.tasks import Task
 from kdcore.teachers import TEACHER, title_of
 from kdcore.teaching import EnsembleConfig
 from kdcore.training import finished_before, signals_of, train_job
@@ -57,49 +59,55 @@ def run_teacher(context: RunContext, seed: int, name: str = TEACHER) -> Teacher:
 def _loaded(context: RunContext, seed: int, name: str, model: nn.Module, weights: Path) -> Teacher:
     """Measure a teacher that came trained; where its file is missing, it was measured before."""
     title, known = title_of(name), context.kept_answers[name]
+    task = context.task(context.experiment.train)
     if known is None:
-        data, task = context.data.teachers[name], context.task(context.experiment.train)
-        accuracy = evaluate(model, data.test, task).accuracy
-        fingerprint = fingerprint_of(model, data.preprocess.size)
+        data = context.data.teachers[name]
+        scores = evaluate(model, data.test, task)
+        fingerprint = fingerprint_of(model, data.given)
         section = TEACHER if context.experiment.teachers is None else f"teachers.{name}"
         ignored = context.experiment.model_teachers[name].train
-        said = f" from {weights}: accuracy {accuracy:.2f} %" + (
+        said = f" from {weights}{_said(task, scores, ': {}')}" + (
             f"; \\[{section}.train] is not used" if ignored else ""
         )
     else:
-        accuracy, fingerprint = known["accuracy"], known["teacher"]
-        said = f": {weights} is missing; its kept answers serve (accuracy {accuracy:.2f} %)"
+        scores, fingerprint = known["scores"], known["teacher"]
+        said = f": {weights} is missing; its kept answers serve{_said(task, scores, ' ({})')}"
     context.console.print(f"[bold]{title}[/]{said}", soft_wrap=True)
-    result = _measured(title, seed, accuracy, weights.parent)
+    result = _measured(title, seed, scores, weights.parent, task)
     return _known(context, name, model, fingerprint, weights, result, absent=known is not None)
 
 
 def _trained(context: RunContext, seed: int, name: str, model: nn.Module) -> Teacher:
     """Train a teacher, or take the one that was trained before."""
     experiment, data, title = context.experiment, context.data.teachers[name], title_of(name)
-    config, size = experiment.teacher_train(name), data.preprocess.size
+    config, given = experiment.teacher_train(name), data.given
     facts = {
-        "start": fingerprint_of(model, size),
+        "start": fingerprint_of(model, given),
         "code": code_of(experiment.model_teachers[name].model),
         "train": config.model_dump(mode="json"),
-        "views_of": data.train.view_size if experiment.augment.active else None,
+        "views_of": data.view_size if experiment.augment.active else None,
     }
     job = context.job(title, seed, facts, teacher=name)
     with job.alone(context.note):
         finished = finished_before(context, job)
         if finished is None:
             how, task = context.execution(config), context.task(config)
-            with Distiller(
-                None, model, task=task, device=context.device, execution=how
-            ) as distiller:
-                history, seconds = train_job(context, distiller, config, job, data.train, data.test)
+            history, seconds, untrained = History(), 0.0, None
+            if task.learns:
+                with Distiller(
+                    None, model, task=task, device=context.device, execution=how
+                ) as distiller:
+                    trained = train_job(context, distiller, config, job, data.train, data.test)
+                    history, seconds = trained
+            else:  # there is nothing to train it by: it is taken as it was built
+                untrained = evaluate(model, data.test, task)
             save_weights(job.folder / TEACHER_WEIGHTS, model.state_dict())
-            finished = job.finish(history, seconds, None)
+            finished = job.finish(history, seconds, None, task.metrics, untrained)
             job.forget()
         else:
             load_weights(model, job.folder / TEACHER_WEIGHTS, title)
     file = (job.folder / TEACHER_WEIGHTS).absolute()
-    return _known(context, name, model, fingerprint_of(model, size), file, finished)
+    return _known(context, name, model, fingerprint_of(model, given), file, finished)
 
 
 def _known(
@@ -115,7 +123,7 @@ def _known(
     """Say who a teacher is, and by what else its answers shall be found again."""
     labels = {
         "weights": str(weights),
-        "accuracy": result.accuracy,
+        "scores": dict(result.scores),
         "measured_on": context.data.teachers[name].fingerprint,
         "model": context.experiment.model_teachers[name].model,
         "images": context.data.name,
@@ -123,9 +131,16 @@ def _known(
     return Teacher(model, Identity(fingerprint, labels, absent), weights, result)
 
 
-def _measured(title: str, seed: int, accuracy: float, folder: Path) -> RunResult:
+def _measured(
+    title: str, seed: int, scores: Mapping[str, float], folder: Path, task: Task
+) -> RunResult:
     """Return the row of a teacher that was not trained here."""
-    return RunResult(title, seed, accuracy, None, 0.0, (), None, None, str(folder))
+    return RunResult(title, seed, scores, None, 0.0, (), None, None, str(folder), task.metrics)
+
+
+def _said(task: Task, scores: Mapping[str, float], form: str) -> str:
+    """Return the score that counts in some words, nothing where there is none."""
+    return form.format(task.metric.text(scores[task.metric.name])) if task.metric else ""
 
 
 def teacher_rows(
@@ -142,11 +157,10 @@ def teacher_rows(
             context.note(f"{title} is not measured: {missing[0]}'s weights are missing")
             continue
         task = context.task(context.experiment.train)
-        accuracy = accuracy_of(config.spec, models, context.data.test, task)
-        context.console.print(
-            f"[bold]{title}[/], {config.summary}: accuracy {accuracy:.2f} %", soft_wrap=True
-        )
-        rows.append(_measured(title, seed, accuracy, context.out))
+        scores = scores_of(config.spec, models, context.data.test, task)
+        said = f"{config.summary}{_said(task, scores, ': {}')}"
+        context.console.print(f"[bold]{title}[/], {said}", soft_wrap=True)
+        rows.append(_measured(title, seed, scores, context.out, task))
     return rows
 
 

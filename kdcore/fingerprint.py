@@ -8,11 +8,13 @@ from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdcore.devices import device_of
+from kdcore.nested import to_device
 from kdcore.probe import evaluating
 from kdcore.processes import here
 from kdcore.randomness import stream
@@ -31,18 +33,19 @@ def digest_of(weights: Mapping[str, object]) -> str:
     return digest.hexdigest()
 
 
-def fingerprint_of(model: nn.Module, size: int) -> str:
-    """Return the hash of a model: what it is, and what it makes of fixed images.
+def fingerprint_of(model: nn.Module, given: Any) -> str:
+    """Return the hash of a model: what it is, and what it makes of fixed images or samples.
 
     The latter to about one per cent, so that it is the same on another processor.
 
     Args:
         model: the model; its mode is put back.
-        size: side in pixels of its images.
+        given: side in pixels of its images; or some samples as it is given them.
     """
-    images = torch.randn(2, 3, size, size, generator=stream(0, "fingerprint"))
+    if isinstance(given, int):
+        given = torch.randn(2, 3, given, given, generator=stream(0, "fingerprint"))
     with evaluating(model):
-        logits = logits_of(run_model(model, images.to(device_of(model))))
+        logits = logits_of(run_model(model, to_device(given, device_of(model))))
     given = {}
     if logits is not None:
         largest = logits.float().abs().max().clamp(min=1e-30)

@@ -10,7 +10,20 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
 
+from kdcore.errors import ScoreError, unknown
 from kdcore.readings import StepRecord
+from kdcore.tasks import Metric
+
+
+def accuracy_of(scores: Mapping[str, float]) -> float:
+    """Return the accuracy among some scores.
+
+    Raises:
+        ScoreError: there is none; names those that there are.
+    """
+    if "accuracy" not in scores:
+        raise ScoreError(unknown("score", "accuracy", scores) + "; they are in .scores")
+    return scores["accuracy"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +34,8 @@ class EpochRecord:
         epoch: from 1.
         loss: mean of the total loss over the epoch's optimizer steps.
         losses: the same of ``"task"`` and of each auxiliary loss, unweighted.
-        accuracy: per cent on the test samples, None where there are none.
-        validation: per cent on the validation samples, None where there are none.
+        scores: on the test samples by name, empty where there are none.
+        validation: on the validation samples by name, empty where there are none.
         lr: learning rate of the last step.
         samples: samples that were trained on.
         seconds: time of the epoch, evaluation left out.
@@ -31,11 +44,16 @@ class EpochRecord:
     epoch: int
     loss: float
     losses: Mapping[str, float]
-    accuracy: float | None
-    validation: float | None
+    scores: Mapping[str, float]
+    validation: Mapping[str, float]
     lr: float
     samples: int
     seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """The accuracy on the test samples in per cent; a `ScoreError` where there is none."""
+        return accuracy_of(self.scores)
 
 
 class Observer(Protocol):
@@ -72,18 +90,20 @@ class EpochTotals:
         for label, value in record.losses.items():
             self.losses[label] = self.losses.get(label, 0.0) + value
 
-    def record(self, epoch: int, accuracy: float | None, validation: float | None) -> EpochRecord:
+    def record(
+        self, epoch: int, scores: Mapping[str, float], validation: Mapping[str, float]
+    ) -> EpochRecord:
         """Return what the epoch gave, now that all of its steps were taken and read.
 
         Args:
             epoch: from 1.
-            accuracy: per cent on the test samples, None where there are none.
-            validation: per cent on the validation samples, None where there are none.
+            scores: on the test samples by name.
+            validation: on the validation samples by name.
         """
         losses = {label: total / self.steps for label, total in self.losses.items()}
         loss = losses.pop("total")
         return EpochRecord(
-            epoch, loss, losses, accuracy, validation, self.lr, self.samples, self.seconds
+            epoch, loss, losses, scores, validation, self.lr, self.samples, self.seconds
         )
 
 
@@ -93,35 +113,43 @@ class History:
 
     Attributes:
         epochs: one record an epoch.
-        best_epoch: the epoch, from 1, of the highest validation accuracy; None without one.
+        best_epoch: the epoch, from 1, of the best validation score; None without one.
         best_weights: the student's state dict after it.
+        metric: the score that says which is best; None where the task has none.
     """
 
     epochs: list[EpochRecord] = field(default_factory=list)
     best_epoch: int | None = None
     best_weights: dict[str, Tensor] | None = None
+    metric: Metric | None = None
 
     def add(self, record: EpochRecord, student: nn.Module) -> None:
         """Append an epoch, and keep the student where it is the best on the validation split."""
         self.epochs.append(record)
-        if record.validation is None:
+        if self.metric is None or not record.validation:
             return
-        best = self.best_validation
-        if best is None or record.validation > best:
+        if self._better(record.validation[self.metric.name]):
             self.best_epoch = record.epoch
             self.best_weights = copy.deepcopy(student.state_dict())
 
     @property
     def best_validation(self) -> float | None:
-        """The highest validation accuracy; None without one."""
-        found = (each.validation for each in self.epochs if each.epoch == self.best_epoch)
-        return next(found, None)
+        """The best validation score; None without one."""
+        best = [each.validation for each in self.epochs if each.epoch == self.best_epoch]
+        return best[0][self.metric.name] if best and self.metric else None
+
+    def _better(self, value: float) -> bool:
+        best = self.best_validation
+        assert self.metric is not None
+        return best is None or self.metric.better(value, best)
 
     def extend(self, later: "History") -> None:
         """Append the history of a later stage, whose epochs are counted on."""
-        best, other = self.best_validation, later.best_validation
+        other = later.best_validation
+        self.metric = self.metric or later.metric
+        better = other is not None and self._better(other)
         self.epochs += later.epochs
-        if other is not None and (best is None or other > best):
+        if better:
             self.best_epoch, self.best_weights = later.best_epoch, later.best_weights
 
     def state_dict(self) -> dict[str, object]:
@@ -130,10 +158,12 @@ class History:
             "epochs": [asdict(record) for record in self.epochs],
             "best_epoch": self.best_epoch,
             "best_weights": self.best_weights,
+            "metric": self.metric and asdict(self.metric),
         }
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Self:
         """Make it of what `state_dict` returned."""
         epochs = [EpochRecord(**record) for record in state["epochs"]]
-        return cls(epochs, state["best_epoch"], state["best_weights"])
+        metric = state["metric"] and Metric(**state["metric"])
+        return cls(epochs, state["best_epoch"], state["best_weights"], metric)

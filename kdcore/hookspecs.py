@@ -31,7 +31,7 @@ class Hooks:
         for, so that each model runs once a step however many share a tap.
 
         Args:
-            setup: what is known before training: sample count, class count, targets.
+            setup: what is known before training: sample count, class count, targets, task.
             label: the strategy's name in this run; two instances of a method have two.
 
         Returns:
@@ -54,7 +54,7 @@ class Hooks:
             setup: as above; the class count is known from here on.
             label: as above.
             student: shapes by role, batch first: ``student["hint"]`` may be
-                ``[2, 16, 8, 8]``; ``student.logits`` is ``[2, classes]``.
+                ``[2, 16, 8, 8]``; ``student.logits`` is ``[rows, classes]``.
             teacher: the same of the teacher that the strategy is bound to.
 
         Returns:
@@ -89,7 +89,8 @@ class Hooks:
             teacher: the same of the teacher, without gradient.
             modules: `Adapters.modules`, trained.
             state: `Adapters.state` as of the last optimizer step; ``state.write`` hands back.
-            targets: the batch's targets; -100 where a sample has no label.
+            targets: the batch's targets, as the task has them; -100, or NaN among numbers,
+                where there is no label.
             indices: ``int64 [batch]``, each sample's index in the training set.
             epoch: from 0.
             step: optimizer steps taken, from 0.

@@ -7,13 +7,14 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from kdcore.errors import NonFiniteLossError, ResumeError
 from kdcore.files import locked, make_folder, read_json, write_json
 from kdcore.fingerprint import CONTINUED, ENVIRONMENT, difference, fingerprint_of_facts
-from kdcore.history import History
+from kdcore.history import History, accuracy_of
 from kdcore.saving import check_origin
+from kdcore.tasks import Metric
 
 BEGUN = "job.json"
 RESULT = "result.json"
@@ -37,26 +38,44 @@ class RunResult:
         name: ``"teacher"``, of several ``"teacher NAME"``, ``"student"`` for the student alone, or
             the candidate's label.
         seed: its seed.
-        accuracy: of the last weights on the test samples, in per cent.
+        scores: of the last weights on the test samples, by name; the first heads reports.
         loss: mean total loss of the last epoch; None of a teacher that came trained.
         seconds: from the first step to the last evaluation; 0 of a teacher that came trained.
         epochs: the records of all epochs, as dictionaries.
-        best_epoch: of the highest validation accuracy, from 1; None without validation.
-        best_accuracy: of the weights after it, on the test samples.
+        best_epoch: of the best validation score, from 1; None without validation.
+        best_scores: of the weights after it, on the test samples; None without validation.
         folder: where its files are.
+        metrics: what its scores are: name, unit and whether more is better.
         kept: whether it was finished before and not repeated.
     """
 
     name: str
     seed: int
-    accuracy: float
+    scores: Mapping[str, float]
     loss: float | None
     seconds: float
     epochs: tuple[dict[str, Any], ...]
     best_epoch: int | None
-    best_accuracy: float | None
+    best_scores: Mapping[str, float] | None
     folder: str
+    metrics: tuple[Metric, ...]
     kept: bool = False
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> Self:
+        """Make it of what `dataclasses.asdict` and JSON made of it."""
+        metrics = tuple(Metric(**metric) for metric in saved["metrics"])
+        return cls(**{**saved, "epochs": tuple(saved["epochs"]), "metrics": metrics})
+
+    @property
+    def metric(self) -> Metric | None:
+        """What the score is that heads reports; None where the task has none."""
+        return self.metrics[0] if self.metrics else None
+
+    @property
+    def accuracy(self) -> float:
+        """The accuracy in per cent; a `ScoreError` where there is none."""
+        return accuracy_of(self.scores)
 
 
 @dataclass(frozen=True)
@@ -145,8 +164,8 @@ class Job:
         if saved.pop("weights", None) != self._weights():
             return None
         del saved["facts"]
-        moved = {"epochs": tuple(saved["epochs"]), "folder": str(self.folder), "kept": True}
-        return RunResult(**{**saved, **moved})
+        moved = {"folder": str(self.folder), "kept": True}
+        return RunResult.of({**saved, **moved})
 
     def why_not(self) -> str | None:
         """Say why a run that seems to be finished is done again; None where none seems to be."""
@@ -161,20 +180,35 @@ class Job:
                 return f"{file.parent} is of other settings: {difference(facts, self.facts)}"
         return None
 
-    def finish(self, history: History, seconds: float, best_accuracy: float | None) -> RunResult:
-        """Write its result, the last of its files: a run without it is not finished."""
-        last = history.epochs[-1]
-        assert last.accuracy is not None
+    def finish(
+        self,
+        history: History,
+        seconds: float,
+        best_scores: Mapping[str, float] | None,
+        metrics: tuple[Metric, ...],
+        untrained: Mapping[str, float] | None = None,
+    ) -> RunResult:
+        """Write its result, the last of its files: a run without it is not finished.
+
+        Args:
+            history: of its training.
+            seconds: that it took.
+            best_scores: of the best weights, on the test samples.
+            metrics: what its scores are.
+            untrained: scores of a model that was taken as it came, whose history is empty.
+        """
+        last = history.epochs[-1] if history.epochs else None
         result = RunResult(
             self.name,
             self.seed,
-            last.accuracy,
-            last.loss,
+            last.scores if last else untrained or {},
+            last.loss if last else None,
             seconds,
             tuple(asdict(record) for record in history.epochs),
             history.best_epoch,
-            best_accuracy,
+            best_scores,
             str(self.folder),
+            metrics,
         )
         proof = {"key": self.key, "weights": self._weights(), "facts": dict(self.facts)}
         write_json(self.folder / RESULT, {**asdict(result), **proof})

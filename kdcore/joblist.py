@@ -43,8 +43,11 @@ class Student:
 
 def students(config: ComparisonConfig) -> list[Student]:
     """Return the students of a comparison: seed by seed, the student alone before the others."""
-    plans: dict[str, tuple[StageConfig, ...]] = {STUDENT: (StageConfig(task_weight=1.0),)}
-    plans |= {each.label: plan_of(config, each) for each in config.candidates}
+    plans: dict[str, tuple[StageConfig, ...]] = {}
+    if config.task.kind != "none":  # alone it would learn nothing
+        plans[STUDENT] = (StageConfig(task_weight=1.0),)
+    for each in config.candidates:
+        plans[each.label] = plan_of(config, each)
     each_seed = [(seed, name, plan) for seed in config.seeds for name, plan in plans.items()]
     return [Student(number, *rest) for number, rest in enumerate(each_seed)]
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from kdcore.contract import Shapes
+from kdcore.contract import Setup, Shapes
 from kdcore.errors import ModelError, StrategyError
 
 
@@ -33,6 +33,23 @@ def require_same_shape(student: Tensor, teacher: Tensor) -> None:
         raise StrategyError(
             f"the student's activation is {list(student.shape)}, the teacher's "
             f"{list(teacher.shape)}; an adapter must bring them to one shape"
+        )
+
+
+CLASSLESS = ("regression", "multi-label")
+"""Tasks whose outputs are no scores of classes that exclude each other."""
+
+
+def require_classes(setup: Setup) -> None:
+    """Refuse tasks whose predictions have no probabilities of classes, such as regression.
+
+    Raises:
+        StrategyError: names the task.
+    """
+    if setup.task in CLASSLESS:
+        raise StrategyError(
+            f"compares probabilities of classes, which the outputs of {setup.task} are not: use "
+            "a strategy that compares features"
         )
 
 

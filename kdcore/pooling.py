@@ -54,16 +54,16 @@ class _MembersView(Source):
         return replace(batch, inputs=inputs, teacher_inputs=None)
 
 
-def accuracy_of(
+def scores_of(
     ensemble: TeacherEnsemble, models: Mapping[str, nn.Module], source: Source, task: Task
-) -> float:
-    """Return the share of samples that an ensemble gets right, in per cent.
+) -> dict[str, float]:
+    """Return the scores of an ensemble, by name.
 
     Args:
         ensemble: the ensemble.
         models: its members, by name; others may be there.
         source: the samples, as these teachers are given them.
-        task: what counts as right.
+        task: what is scored, and how.
     """
     members = _Members(ensemble, models)
-    return evaluate(members, _MembersView(source, ensemble.members), task).accuracy
+    return evaluate(members, _MembersView(source, ensemble.members), task)

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -22,6 +22,7 @@ from kdcore.files import write_bytes
 from kdcore.history import EpochRecord
 from kdcore.processes import here
 from kdcore.readings import StepRecord
+from kdcore.tasks import Metric
 
 
 class TrainingDisplay:
@@ -31,12 +32,23 @@ class TrainingDisplay:
         console: where to print.
         title: whose training it is.
         epochs: how many epochs it has.
+        metric: the score that is shown, where there is one.
+        things: what samples are called.
     """
 
-    def __init__(self, console: Console, title: str, epochs: int) -> None:
+    def __init__(
+        self,
+        console: Console,
+        title: str,
+        epochs: int,
+        metric: Metric | None = None,
+        things: str = "images",
+    ) -> None:
         self._console = console
         self._title = title
         self._epochs = epochs
+        self._metric = metric
+        self._things = things
         self._bar = Progress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=20),
@@ -68,7 +80,7 @@ class TrainingDisplay:
         self._bar.update(
             self._task,
             advance=1,
-            speed=f"{speed * record.samples:,.0f} images/s" if speed else "",
+            speed=f"{speed * record.samples:,.0f} {self._things}/s" if speed else "",
             losses=escape(_losses(record.losses["total"], record.losses)),
         )
 
@@ -76,11 +88,12 @@ class TrainingDisplay:
         """Print the epoch's line."""
         line = f"  epoch {record.epoch:>3}/{self._epochs}  "
         line += _losses(record.loss, record.losses)
-        if record.validation is not None:
-            line += f"  validation {record.validation:.2f} %"
-        if record.accuracy is not None:
-            line += f"  accuracy {record.accuracy:.2f} %"
-        line += f"  {record.samples / record.seconds:,.0f} images/s"
+        if self._metric and record.validation:
+            shown = replace(self._metric, name="validation")
+            line += f"  {shown.text(record.validation[self._metric.name])}"
+        if self._metric and record.scores:
+            line += f"  {self._metric.text(record.scores[self._metric.name])}"
+        line += f"  {record.samples / record.seconds:,.0f} {self._things}/s"
         self._bar.console.print(escape(line), highlight=False, soft_wrap=True)
 
 
@@ -121,7 +134,7 @@ class MetricsLog:
         self._write({"kind": "step", **asdict(record)})
 
     def on_epoch(self, record: EpochRecord) -> None:
-        """Append the epoch's losses and accuracies."""
+        """Append the epoch's losses and scores."""
         self._write({"kind": "epoch", **asdict(record)})
 
     def _write(self, entry: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcore.data.prepared import PreparedData
+from kdcore.data.preprocess import Preprocess
 from kdcore.distiller import Distiller
 from kdcore.ensemble import Member
 from kdcore.experiment import Experiment, RunConfig, StageConfig, StrategyConfig
@@ -33,7 +34,7 @@ def resolve(
         weights: the files of its teachers, by name.
     """
     teachers = {
-        name: _decided(each, data.teachers[name].preprocess.size, weights.get(name))
+        name: _decided(each, _size(data.teachers[name].preprocess), weights.get(name))
         if isinstance(each, TeacherConfig)
         else each
         for name, each in experiment.teachers_by_name.items()
@@ -41,8 +42,8 @@ def resolve(
     named = {name: teachers[name] for name in teachers if name in taught_by}
     augment = experiment.augment
     if augment.active:  # of whose views a teacher that is left out may have set the size
-        augment = augment.model_copy(update={"image_size": data.student.view_size})
-    student = experiment.student.model_copy(update={"image_size": data.student_preprocess.size})
+        augment = augment.model_copy(update={"image_size": data.view_size})
+    student = experiment.student.model_copy(update={"image_size": _size(data.student_preprocess)})
     given = {key: getattr(experiment, key) for key in Experiment.model_fields}
     decided = {
         "student": student,
@@ -59,7 +60,7 @@ def resolve(
     return RunConfig(**{**given, **decided, **one})
 
 
-def _decided(teacher: TeacherConfig, size: int, weights: Path | None) -> TeacherConfig:
+def _decided(teacher: TeacherConfig, size: int | None, weights: Path | None) -> TeacherConfig:
     return teacher.model_copy(update={"image_size": size, "weights": weights or teacher.weights})
 
 
@@ -94,3 +95,7 @@ def _found(distiller: Distiller, member: Member, key: str, value: Any) -> Any:
     if taps is None:
         return value
     return taps[0] if len(taps) == 1 else list(taps)
+
+
+def _size(preprocess: Preprocess | None) -> int | None:
+    return preprocess.size if preprocess else None

@@ -53,7 +53,7 @@ def run_student(
     resolved = resolve(context.experiment, data, stages, seed, used, weights)
     chosen = resolved.model_dump(mode="json", include={"task_weight", "strategies", "stages"})
     facts = {
-        "start": fingerprint_of(student, data.student_preprocess.size),
+        "start": fingerprint_of(student, data.student_given),
         "code": code_of(context.experiment.student.model),
         "train": context.experiment.train.model_dump(mode="json"),
         "teachers": used,
@@ -68,14 +68,13 @@ def run_student(
             return kept
         write_bytes(job.folder / CONFIG, as_toml(resolved).encode())
         history, seconds = _learn(context, student, job, stages, teachers)
-        best_accuracy = None
+        best_scores, task = None, context.task(context.experiment.train)
         save_weights(job.folder / STUDENT_WEIGHTS, student.state_dict())
         if history.best_weights is not None:
             save_weights(job.folder / BEST_WEIGHTS, history.best_weights)
             student.load_state_dict(history.best_weights)
-            task = context.task(context.experiment.train)
-            best_accuracy = evaluate(student, data.test, task).accuracy
-        result = job.finish(history, seconds, best_accuracy)
+            best_scores = evaluate(student, data.test, task)
+        result = job.finish(history, seconds, best_scores, task.metrics)
         job.forget()
         return result
 

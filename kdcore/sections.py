@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from kdcore.errors import unknown
+
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -34,12 +36,61 @@ class Section(BaseModel):
                 raise ValueError(f"{key}: {str(value).lower()} is no value for it")
         return values
 
+    def _refuse(self, owner: str, wrong: bool, *keys: str) -> None:
+        given = [key for key in keys if getattr(self, key) is not None]
+        if wrong and given:
+            raise ValueError(f"{' and '.join(given)} would be ignored: only {owner} has it")
+
+
+CALLABLE = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
+"""``package.module:callable``."""
+
+DATA_NAMES = ("digits", "cifar10", "cifar100", "folder", "csv")
+
+Kind = Literal["classification", "multi-label", "regression", "segmentation", "sequences", "none"]
+
+
+class TaskConfig(Section):
+    """What the student is for."""
+
+    kind: Kind = Field("classification", description="its predictions, loss and scores")
+    loss: Literal["squared", "absolute", "huber"] | None = Field(
+        None, description="of each value of a regression; squared where not given"
+    )
+    metric: str | None = Field(
+        None,
+        pattern=rf"^{CALLABLE}$",
+        description="of kind none: package.module:callable of outputs and targets, which returns "
+        "one value a sample; no score where not given",
+    )
+    metric_name: str | None = Field(
+        None, min_length=1, description="what that score is called; score where not given"
+    )
+    higher_is_better: bool | None = Field(
+        None, description="whether more of it is better; true where not given"
+    )
+
+    @model_validator(mode="after")
+    def _settings_that_are_used(self) -> Self:
+        self._refuse("kind = 'regression'", self.kind != "regression", "loss")
+        named = ("metric", "metric_name", "higher_is_better")
+        self._refuse("kind = 'none'", self.kind != "none", *named)
+        self._refuse("metric", self.metric is None, *named[1:])
+        return self
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether its loss is a cross-entropy over classes."""
+        return self.kind in ("classification", "segmentation", "sequences")
+
 
 class DataConfig(Section):
-    """Where the images come from, how they are split, and which labels the student may see."""
+    """Where samples come from, how they are split, and which labels the student may see."""
 
-    name: Literal["digits", "cifar10", "cifar100", "folder", "csv"] = Field(
-        "digits", description="which kind of data"
+    name: str = Field(
+        "digits",
+        description="digits, cifar10, cifar100, folder or csv, of images; or "
+        "package.module:callable, which returns a training and a test data set",
     )
     root: Path | None = Field(
         None, description="the folder that holds the data; for csv the file of paths and labels"
@@ -85,6 +136,18 @@ class DataConfig(Section):
     def _absolute(cls, root: Path | None) -> Path | None:
         return None if root is None else root.expanduser().absolute()
 
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in DATA_NAMES and not re.fullmatch(CALLABLE, name):
+            raise ValueError(unknown("data set", name, DATA_NAMES) + "; or package.module:callable")
+        return name
+
+    @property
+    def named(self) -> bool:
+        """Whether it is a callable of the user's."""
+        return ":" in self.name
+
     @field_validator("group_by")
     @classmethod
     def _compiles(cls, pattern: str | None) -> str | None:
@@ -97,7 +160,11 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _settings_that_are_used(self) -> Self:
-        if self.root is None and self.name != "digits":
+        if self.named:
+            if self.root is not None or self.keep != "auto":
+                key = "keep" if self.root is None else "root"
+                raise ValueError(f"{key} would be ignored: {self.name} brings its own samples")
+        elif self.root is None and self.name != "digits":
             raise ValueError(f"data.name = {self.name!r} needs data.root (--root DIR)")
         if self.root is not None and self.name == "digits":
             raise ValueError("root would be ignored: digits come with scikit-learn; set data.name")
@@ -200,11 +267,6 @@ class TrainConfig(Section):
         if self.warmup_epochs >= self.epochs:
             raise ValueError("warmup_epochs must be less than epochs")
         return self
-
-    def _refuse(self, owner: str, wrong: bool, *keys: str) -> None:
-        given = [key for key in keys if getattr(self, key) is not None]
-        if wrong and given:
-            raise ValueError(f"{' and '.join(given)} would be ignored: only {owner} has it")
 
 
 class AugmentConfig(Section):

@@ -1,8 +1,9 @@
 """What is found out about one model before training: where its taps are, and what they yield."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from kdcore.automatic import find
@@ -69,18 +70,26 @@ class Survey:
         model: the model.
         sample: some input of it; a few samples of it are used.
         where: whose model it is, for errors.
+        row_shape: makes the shape of its rows of that of its logits, as `Task.row_shape`.
 
     Attributes:
         wanted: the taps that were asked for, each once.
         automatic: the taps that were found, by kind.
     """
 
-    def __init__(self, model: nn.Module, sample: Any, where: str) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sample: Any,
+        where: str,
+        row_shape: Callable[[torch.Size], torch.Size] = torch.Size,
+    ) -> None:
         self.model = model
         self.where = where
         self.wanted: dict[TapAddress, None] = {}
         self.automatic: dict[str, tuple[TapAddress, ...]] = {}
         self._sample = None if sample is None else first_samples(sample, PROBE_SAMPLES)
+        self._row_shape = row_shape
         self._trace: Trace | None = None
         self._probed: Probed | None = None
 
@@ -113,7 +122,7 @@ class Survey:
         return self.automatic[kind]
 
     def shapes(self, roles: Roles) -> Shapes:
-        """Return the shapes at each role's taps, and of the logits.
+        """Return the shapes at each role's taps, and of the logits as rows.
 
         Raises:
             TapError: a tap did not run, ran more than once, or is no tensor.
@@ -122,7 +131,7 @@ class Survey:
         probed = self._probe()
         return Shapes(
             {role: tuple(probed.shapes[tap] for tap in taps) for role, taps in roles.items()},
-            probed.logits,
+            None if probed.logits is None else self._row_shape(probed.logits),
         )
 
     @property
@@ -134,7 +143,7 @@ class Survey:
     def class_count(self) -> int | None:
         """How many classes the logits have, where they were seen."""
         logits = self._probed.logits if self._probed else None
-        return None if logits is None else logits[-1]
+        return None if logits is None else self._row_shape(logits)[-1]
 
     def _probe(self) -> Probed:
         if self._probed is None:

@@ -58,7 +58,7 @@ def train(
         source: what to learn from.
         config: the budget and the optimizer.
         seed: of order and dropout.
-        test: samples to report the accuracy on after each epoch; they choose nothing.
+        test: samples to report scores on after each epoch; they choose nothing.
         validation: samples to choose the best weights on.
         signals: what the teachers say of the source's samples; they are asked if not given.
         workers: processes that make batches ahead; 0 to make them here.
@@ -124,7 +124,7 @@ class _Training:
         saver: Saver | None,
         epochs_before: int,
     ) -> None:
-        self.history = History()
+        self.history = History(metric=distiller.task.metric)
         self._totals = EpochTotals()
         self._distiller = distiller
         self._source = source
@@ -158,8 +158,8 @@ class _Training:
             self._steps(steps)
             with self._averaged():
                 self._unit.same_buffers()
-                accuracy, chosen = _score(distiller, test), _score(distiller, validation)
-                record = self._totals.record(self._before + epoch + 1, accuracy, chosen)
+                scores, chosen = _scores(distiller, test), _scores(distiller, validation)
+                record = self._totals.record(self._before + epoch + 1, scores, chosen)
                 self.history.add(record, distiller.student)
             self._totals = EpochTotals()
             for observer in self._observers:
@@ -335,8 +335,8 @@ def _unsaved(distiller: Distiller) -> Iterator[tuple[str, Tensor]]:
             yield name, buffer
 
 
-def _score(distiller: Distiller, source: Source | None) -> float | None:
-    return evaluate(distiller.student, source, distiller.task).accuracy if source else None
+def _scores(distiller: Distiller, source: Source | None) -> dict[str, float]:
+    return evaluate(distiller.student, source, distiller.task) if source else {}
 
 
 def _values(losses: Losses) -> Iterator[tuple[str, Tensor]]:

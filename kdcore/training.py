@@ -96,7 +96,9 @@ def train_job(
     saver = context.saver(job, stage)
     title, last = f"{job.name}, seed {job.seed}{where}", epochs_before + config.epochs
     with (
-        TrainingDisplay(context.console, title, last) as display,
+        TrainingDisplay(
+            context.console, title, last, distiller.task.metric, data.things
+        ) as display,
         MetricsLog(job.folder / METRICS) as log,
     ):
         signals = signals_of(context, distiller, config, source, identities)

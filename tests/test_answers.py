@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from kdcore import Features, State, Strategy, hookimpl
-from kdcore.answers import labelled, mean, nothing_changed
+from kdcore.answers import PerWhat, labelled, mean, nothing_changed
 from kdcore.ensemble import Member
 from kdcore.errors import StrategyError
 from kdcore.tasks import Counts
@@ -46,7 +46,27 @@ def test_a_loss_is_of_the_members_label_and_several_of_their_own_beneath_it() ->
     ],
 )
 def test_a_mean_is_over_the_whole_step(value: Tensor, expected: float) -> None:
-    assert mean(MEMBER, "mine", value, HERE, WHOLE).item() == pytest.approx(expected)
+    assert mean(MEMBER, "mine", value, HERE, WHOLE, PerWhat()).item() == pytest.approx(expected)
+
+
+EQUAL = Counts(2, 2, torch.tensor(2))
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [(None, 3.0 / 30), (_loss(1.0, 2.0), 3.0 / 10), (_loss(1.0, 2.0, 4.0), 3.0 / 30)],
+    ids=["nothing: rows", "samples", "rows"],
+)
+def test_a_batch_of_as_many_rows_as_samples_is_read_as_an_earlier_one(
+    shown: Tensor | None, expected: float
+) -> None:
+    per = PerWhat()
+    if shown is not None:
+        mean(MEMBER, "mine", shown, HERE, WHOLE, per)
+    value = _loss(1.0, 2.0)
+    assert mean(MEMBER, "mine", value, EQUAL, WHOLE, per).item() == pytest.approx(expected)
+    other = mean(MEMBER, "mine.other", value, EQUAL, WHOLE, per)  # of another label: as rows
+    assert other.item() == pytest.approx(3.0 / 30)
 
 
 WRONG: list[tuple[str, object]] = [
@@ -61,15 +81,15 @@ WRONG: list[tuple[str, object]] = [
 @pytest.mark.parametrize(("words", "value"), WRONG, ids=[words for words, _ in WRONG])
 def test_what_is_no_loss_is_refused(words: str, value: Tensor) -> None:
     with pytest.raises(StrategyError, match=f"strategy 'mine'.*the loss 'mine.x' {words}"):
-        mean(MEMBER, "mine.x", value, HERE, WHOLE)
+        mean(MEMBER, "mine.x", value, HERE, WHOLE, PerWhat())
 
 
 def test_without_gradients_or_weight_a_loss_needs_none() -> None:
     constant = torch.tensor([1.0, 2.0])
     with torch.no_grad():
-        assert mean(MEMBER, "mine", constant, HERE, HERE).item() == 1.5
+        assert mean(MEMBER, "mine", constant, HERE, HERE, PerWhat()).item() == 1.5
     unweighted = Member("mine", _Method(), 0.0, "teacher")
-    assert mean(unweighted, "mine", constant, HERE, HERE).item() == 1.5
+    assert mean(unweighted, "mine", constant, HERE, HERE, PerWhat()).item() == 1.5
 
 
 def _shown() -> tuple[Features, Features, State]:

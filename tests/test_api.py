@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 
 import kdcore
 from kdcore.data.source import DatasetSource
-from kdcore.errors import ConfigError, DataError, ResumeError
+from kdcore.errors import ConfigError, DataError, ResumeError, ScoreError
 from kdcore.history import EpochRecord
 
 
@@ -220,3 +220,91 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
 
     _seeded(resume=tmp_path, epochs=1, observers=[Again()])
     _seeded(resume=tmp_path, epochs=1)  # the control
+
+
+class _Follow(kdcore.Strategy):
+    """``(student - teacher)²`` of what both predict."""
+
+    @kdcore.hookimpl
+    def compute_auxiliary_loss(
+        self, student: kdcore.Features, teacher: kdcore.Features
+    ) -> torch.Tensor:
+        return kdcore.squared_error(student.logits, teacher.logits)
+
+
+def _values(samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs, _ = _data(samples, seed)
+    return inputs, inputs[:, :3] * 2
+
+
+def test_any_task_is_distilled_and_scored() -> None:
+    inputs, targets = _values(120, 0)
+    targets[10:] = torch.nan
+    given: dict[str, Any] = {"task": kdcore.Regression(), "epochs": 8, "lr": 0.03}
+    teacher = _net(16)
+    first = kdcore.distill(None, teacher, _values(120, 0), _values(60, 1), **given)
+    taught = kdcore.distill(teacher, _net(6), (inputs, targets), _values(60, 1), [_Follow], **given)
+    alone = kdcore.distill(None, _net(6), (inputs, targets), _values(60, 1), **given)
+    assert list(first.scores) == ["R²", "MAE", "RMSE"]
+    assert first.scores["R²"] > taught.scores["R²"] > alone.scores["R²"]
+    with pytest.raises(ScoreError, match=r"unknown score 'accuracy'.*known: MAE, RMSE, R²"):
+        _ = first.accuracy
+
+
+def test_validation_of_a_score_that_should_be_low_keeps_the_lowest() -> None:
+    def told(outputs: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(outputs),), next(order))
+
+    order = iter([5.0, 5.0, 2.0, 2.0, 9.0, 9.0])  # of test and validation in turn
+    task = kdcore.NoTask(told, "distance", higher_is_better=False)
+    result = kdcore.distill(
+        _net(12),
+        _net(6),
+        _values(20, 0),
+        _values(20, 1),
+        [_Follow],
+        validation_data=_values(20, 2),
+        task=task,
+        epochs=3,
+    )
+    assert (result.history.best_epoch, result.history.best_validation) == (2, 2.0)
+
+
+def test_without_a_task_strategies_alone_train() -> None:
+    task = kdcore.NoTask()
+    data = _data(40, 0)[0], torch.full((40,), -100)
+    result = kdcore.distill(_net(12), _net(6), data, data, ["logits"], task=task, epochs=2)
+    assert result.scores == {}
+    assert result.history.epochs[1].loss < result.history.epochs[0].loss
+    with pytest.raises(ConfigError, match="learns from strategies alone: give some"):
+        kdcore.distill(None, _net(6), data, data, task=task)
+
+
+def test_label_smoothing_beside_a_task_is_refused() -> None:
+    with pytest.raises(ConfigError, match="label_smoothing would be ignored: give it to the task"):
+        kdcore.distill(
+            None,
+            _net(6),
+            _data(4, 0),
+            _data(4, 1),
+            task=kdcore.Classification(),
+            label_smoothing=0.1,
+        )
+
+
+def test_targets_of_another_task_are_refused_before_any_step() -> None:
+    for data, task, words in (
+        (_data(4, 0), kdcore.Regression(), r"regression takes targets that are floating-point"),
+        (_values(4, 0), kdcore.Classification(), r"takes targets that are whole .* float32 \[4, 3"),
+        (_values(4, 0), kdcore.MultiLabel(), r"train_data\[\d\]: the target is .* takes 0, 1 or"),
+    ):
+        with pytest.raises(DataError, match=words):
+            kdcore.distill(None, _net(6), data, data, task=task, epochs=1)
+
+
+def test_a_training_of_another_task_is_not_continued(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"epochs": 1, "resume": tmp_path}
+    data = _values(20, 0)
+    kdcore.distill(None, _net(6), data, data, task=kdcore.Regression(), **given)
+    with pytest.raises(ResumeError, match="task"):
+        kdcore.distill(None, _net(6), data, data, task=kdcore.Regression("huber"), **given)

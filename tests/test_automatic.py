@@ -414,3 +414,9 @@ class TestSmallModels:
         seen = trace(_mlp(), torch.zeros(2, 3, 4, 4), "teacher")
         with pytest.raises(TapError, match=r"^teacher: .*; set teacher_tap to "):
             find("feature_map", seen)
+
+
+def test_logits_that_are_a_map_are_not_taken_for_the_last_feature_map() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 1))
+    with pytest.raises(TapError, match=r"cannot tell which tap is its feature map.*1 \[2, 6, 8, 8"):
+        find("feature_map", _traced(model, 3, 8, 8))

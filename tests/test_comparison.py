@@ -12,6 +12,7 @@ from kdcore.context import RunContext
 from kdcore.errors import StrategyError, TapError
 from kdcore.experiment import ComparisonConfig
 from kdcore.job import RunResult
+from kdcore.tasks import ACCURACY
 
 SMALL = (
     "teacher.model=lightnn",
@@ -122,7 +123,8 @@ def test_a_candidate_of_two_strategies_logs_both(tmp_path: Path) -> None:
 
 
 def _result(name: str, seed: int, accuracy: float) -> RunResult:
-    return RunResult(name, seed, accuracy, 1.0, 2.0, (), None, None, "")
+    scores = {"accuracy": accuracy}
+    return RunResult(name, seed, scores, 1.0, 2.0, (), None, None, "", (ACCURACY,))
 
 
 def test_differences_to_the_student_alone_are_paired_by_seed() -> None:
@@ -137,7 +139,8 @@ def test_differences_to_the_student_alone_are_paired_by_seed() -> None:
     assert logits.difference is not None
     assert logits.difference.mean == 3.0
     assert logits.difference.sd == pytest.approx(2**0.5)
-    assert logits.accuracy.mean == 88.0
+    assert logits.score is not None
+    assert logits.score.mean == 88.0
 
 
 def test_a_teacher_that_came_trained_has_no_loss_in_the_table() -> None:

@@ -61,7 +61,7 @@ def test_taps_name_nothing_unless_told() -> None:
 
 
 class TestSetup:
-    @pytest.mark.parametrize("name", ["sample_count", "class_count", "targets"])
+    @pytest.mark.parametrize("name", ["sample_count", "class_count", "targets", "task"])
     def test_what_is_not_known_says_how_to_make_it_known(self, name: str) -> None:
         with pytest.raises(StrategyError, match=rf"setup\.{name}.*Setup\({name}=\.\.\.\)"):
             getattr(Setup(), name)

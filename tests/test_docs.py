@@ -24,7 +24,9 @@ def _blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/write-a-strategy.md", "docs/teachers.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/write-a-strategy.md", "docs/tasks.md", "docs/teachers.md"]
+)
 def test_the_python_blocks_of_a_page_run_one_after_the_other(name: str) -> None:
     blocks = _blocks(ROOT / name, "python")
     assert blocks
@@ -81,6 +83,12 @@ def test_the_comparison_of_several_teachers_that_is_shown_is_valid_and_can_be_se
     models = context.new_teachers(42)
     for plan, said in zip(config.plans, ("both", "self", "small"), strict=True):
         assert any(f"learns from {said}" in line for line in rehearse(context, 42, models, plan))
+
+
+def test_the_files_of_other_tasks_that_are_shown_are_valid() -> None:
+    blocks = _blocks(ROOT / "docs" / "tasks.md", "toml")
+    kinds = [as_run(tomllib.loads(block), "shown").task.kind for block in blocks]
+    assert kinds == ["regression", "sequences"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -6,7 +6,7 @@ from kdcore import errors
 from kdcore.errors import Interrupted, KdcoreError, RunError, UserError, unknown
 
 USERS = [errors.ConfigError, errors.DataError, errors.ModelError, errors.TapError]
-USERS += [errors.CatalogError, errors.ResumeError]
+USERS += [errors.CatalogError, errors.ResumeError, errors.ScoreError]
 RUNS = [errors.StrategyError, errors.NonFiniteLossError]
 
 

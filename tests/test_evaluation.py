@@ -1,9 +1,11 @@
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from kdcore.data.source import DatasetSource
-from kdcore.evaluation import evaluate
+from kdcore.errors import DataError
+from kdcore.evaluation import evaluate, tally
 from kdcore.tasks import Classification
 
 
@@ -24,18 +26,34 @@ def _source(inputs: list[int], targets: list[int]) -> DatasetSource:
 
 
 def test_accuracy_is_the_share_of_right_predictions_among_labelled_samples() -> None:
-    score = evaluate(_Echo(), _source([0, 1, 2, 0], [0, 1, 1, -100]), Classification())
-    assert (score.correct, score.total) == (2, 3)
-    assert score.accuracy == 100 * 2 / 3
+    scores = evaluate(_Echo(), _source([0, 1, 2, 0], [0, 1, 1, -100]), Classification())
+    assert scores == {"accuracy": 100 * 2 / 3}
 
 
 def test_more_samples_than_a_batch_are_all_counted() -> None:
     labels = [index % 3 for index in range(700)]
-    assert evaluate(_Echo(), _source(labels, labels), Classification()).total == 700
+    everything = torch.arange(700)
+    found = tally(_Echo(), _source(labels, labels), Classification(), everything)
+    assert found.tolist() == [700, 700]
+
+
+def test_tallies_of_parts_add_up_to_that_of_the_whole() -> None:
+    labels = [index % 3 for index in range(50)]
+    source, task = _source(labels, [1, *labels[1:]]), Classification()
+    parts = [
+        tally(_Echo(), source, task, part) for part in torch.split(torch.arange(50), [7, 1, 42])
+    ]
+    whole = tally(_Echo(), source, task, torch.arange(50))
+    assert torch.equal(torch.stack(parts).sum(0), whole)
+
+
+def test_samples_without_any_target_cannot_be_scored() -> None:
+    with pytest.raises(DataError, match="no targets to score predictions against"):
+        evaluate(_Echo(), _source([0, 1], [-100, -100]), Classification())
 
 
 def test_evaluation_uses_evaluation_mode_and_puts_the_mode_back() -> None:
     model = _Echo().train()
-    assert evaluate(model, _source([0, 1], [0, 1]), Classification()).accuracy == 100
+    assert evaluate(model, _source([0, 1], [0, 1]), Classification())["accuracy"] == 100
     assert model.training
     assert model.dropout.training

@@ -54,6 +54,7 @@ def test_keys_beside_the_four_of_an_entry_are_the_methods_settings() -> None:
 def test_every_key_that_is_no_table_is_described(kind: type[BaseModel]) -> None:
     for key, field in kind.model_fields.items():
         tables = (
+            "task",
             "data",
             "teacher",
             "teachers",
@@ -62,6 +63,7 @@ def test_every_key_that_is_no_table_is_described(kind: type[BaseModel]) -> None:
             "augment",
             "cache",
             "checkpoint",
+            "processes",
             "strategies",
             "candidates",
         )
@@ -134,7 +136,7 @@ def test_a_value_of_train_out_of_bounds_is_refused_with_key_bound_and_value(
         ("test_share", 0, "greater than 0"),
         ("split_seed", -1, "greater than or equal to 0"),
         ("split_seed", 2**63, "less than 9223372036854775808"),
-        ("name", "mnist", "'digits', 'cifar10', 'cifar100', 'folder' or 'csv'"),
+        ("name", "mnist", "unknown data set 'mnist'"),
     ],
 )
 def test_a_value_of_data_out_of_bounds_is_refused_with_key_bound_and_value(

@@ -30,6 +30,7 @@ LAYERS = (
         "kdcore.devices",
         "kdcore.snapshot",
         "kdcore.interruption",
+        "kdcore.imports",
     ),
     (
         "kdcore.validation",
@@ -51,9 +52,10 @@ LAYERS = (
     ("kdcore.automatic", "kdcore.fingerprint"),
     ("kdcore.survey",),
     ("kdcore.adapters", "kdcore.losses", "kdcore.tasks"),
+    ("kdcore.positions", "kdcore.values"),
     # configuration, and what is installed
     ("kdcore.sections",),
-    ("kdcore.weights", "kdcore.teaching"),
+    ("kdcore.weights", "kdcore.teaching", "kdcore.task_kinds"),
     ("kdcore.experiment",),
     ("kdcore.configfile",),
     ("kdcore.catalog",),
@@ -81,7 +83,8 @@ LAYERS = (
         "kdcore.data.augment",
     ),
     ("kdcore.data.source", "kdcore.data.cifar", "kdcore.data.digits"),
-    ("kdcore.data.load", "kdcore.data.feed"),
+    ("kdcore.data.labels",),
+    ("kdcore.data.load", "kdcore.data.feed", "kdcore.data.named"),
     # models, and data as they want it
     ("kdcore.models.tutorial",),
     ("kdcore.models.build",),

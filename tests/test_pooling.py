@@ -1,11 +1,12 @@
 """How an ensemble does is measured on what each of its members is given."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from kdcore.data.source import Batch, Source
 from kdcore.nested import TeacherInputs
-from kdcore.pooling import accuracy_of
+from kdcore.pooling import scores_of
 from kdcore.tasks import Classification
 from kdcore.teachers import TeacherEnsemble
 
@@ -45,9 +46,9 @@ def test_the_mean_of_logits_is_measured_by_shares() -> None:
     task = Classification()
     # Means, times two: (3, 1), (5, 3), (4, 3): the third is wrong.
     equal = TeacherEnsemble(("big", "small"))
-    assert round(accuracy_of(equal, models, source, task), 2) == 66.67
+    assert scores_of(equal, models, source, task)["accuracy"] == pytest.approx(66.67, abs=0.01)
     # Of shares 3 and 1, times four: (9, 1), (5, 9), (4, 9): the second is wrong.
     unequal = TeacherEnsemble(("big", "small"), (3.0, 1.0))
-    assert round(accuracy_of(unequal, models, source, task), 2) == 66.67
+    assert scores_of(unequal, models, source, task)["accuracy"] == pytest.approx(66.67, abs=0.01)
     only = TeacherEnsemble(("small", "big"), (99.0, 1.0))
-    assert round(accuracy_of(only, models, source, task), 2) == 33.33
+    assert scores_of(only, models, source, task)["accuracy"] == pytest.approx(33.33, abs=0.01)

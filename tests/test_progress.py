@@ -8,15 +8,18 @@ from rich.console import Console
 from kdcore.history import EpochRecord
 from kdcore.progress import MetricsLog, TrainingDisplay
 from kdcore.readings import StepRecord
+from kdcore.tasks import ACCURACY
 
 LOSSES = {"total": 1.5, "task": 1.0, "logits": 2.0}
 STEP = StepRecord(0, 0, 4, 16, LOSSES)
-EPOCH = EpochRecord(1, 1.5, {"task": 1.0, "logits": 2.0}, 91.234, 89.5, 1e-3, 64, 2.0)
+EPOCH = EpochRecord(
+    1, 1.5, {"task": 1.0, "logits": 2.0}, {"accuracy": 91.234}, {"accuracy": 89.5}, 1e-3, 64, 2.0
+)
 
 
 def test_an_epochs_line_has_each_loss_both_accuracies_and_the_speed() -> None:
     console = Console(file=io.StringIO(), width=200)
-    with TrainingDisplay(console, "logits, seed 42", 10) as display:
+    with TrainingDisplay(console, "logits, seed 42", 10, ACCURACY) as display:
         display.on_step(STEP)
         display.on_epoch(EPOCH)
     file = console.file
@@ -45,7 +48,7 @@ def test_the_metrics_log_has_a_line_a_step_and_a_line_an_epoch(tmp_path: Path) -
         log.on_epoch(EPOCH)
     step, epoch = map(json.loads, (tmp_path / "m.jsonl").read_text().splitlines())
     assert (step["kind"], step["step"], step["losses"]) == ("step", 0, LOSSES)
-    assert (epoch["kind"], epoch["accuracy"]) == ("epoch", 91.234)
+    assert (epoch["kind"], epoch["scores"]) == ("epoch", {"accuracy": 91.234})
 
 
 def _log(path: Path, *records: StepRecord | EpochRecord) -> list[tuple[str, int]]:

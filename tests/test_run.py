@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from kdcore.configfile import as_run, override, read_file, read_recipe
 from kdcore.context import RunContext
+from kdcore.data.source import ImageSource
 from kdcore.errors import CatalogError, DataError, ModelError, UserError
 from kdcore.experiment import RunConfig, StageConfig
 from kdcore.faculty import run_teacher, run_teachers
@@ -150,7 +151,7 @@ def test_the_teacher_is_the_same_after_it_has_taught(tmp_path: Path) -> None:
     context = _context(config, tmp_path)
     teacher = run_teacher(context, 42)
     run_student(context, 42, "all", config.plan, {"teacher": teacher})
-    size = context.data.teachers["teacher"].preprocess.size
+    size = context.data.teachers["teacher"].given
     assert fingerprint_of(teacher.model, size) == teacher.identity.fingerprint
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
 
@@ -178,14 +179,16 @@ def test_the_best_weights_are_chosen_on_the_validation_split_and_scored_on_the_t
     result = run_student(context, 42, "student", ALONE, {})
     assert result.best_epoch is not None
     record = result.epochs[result.best_epoch - 1]
-    assert record["validation"] == max(r["validation"] for r in result.epochs)
-    assert result.best_accuracy == record["accuracy"]
+    scores = [r["validation"]["accuracy"] for r in result.epochs]
+    assert record["validation"] == {"accuracy": max(scores)}
+    assert result.best_scores == record["scores"]
     assert (Path(result.folder) / BEST_WEIGHTS).is_file()
 
 
 def test_validation_images_are_not_trained_on(tmp_path: Path) -> None:
     data = _context(_config("data.validation=0.25"), tmp_path).data
-    assert data.validation is not None
+    assert isinstance(data.validation, ImageSource)
+    assert isinstance(data.student, ImageSource)
     assert len(data.student) + len(data.validation) == 60
     student = {data.student.data.images.name(i) for i in range(len(data.student))}
     held_out = {data.validation.data.images.name(i) for i in range(len(data.validation))}

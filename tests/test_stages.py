@@ -149,7 +149,7 @@ strategies = [{ name = "logits" }]
 def _rows(path: Path) -> list[Any]:
     rows = json.loads(path.read_text())["rows"]
     return [
-        (row["name"], row["accuracy"], [each["losses"] for each in row["epochs"]]) for row in rows
+        (row["name"], row["scores"], [each["losses"] for each in row["epochs"]]) for row in rows
     ]
 
 

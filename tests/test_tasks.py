@@ -77,10 +77,14 @@ def test_counts_of_parts_add_up_to_those_of_the_whole() -> None:
 
 
 def test_accuracy_is_of_labelled_samples_alone() -> None:
+    def accuracy(*targets: int) -> dict[str, float]:
+        task = Classification()
+        return task.scores(task.tally(LOGITS, torch.tensor(targets)))
+
     # Largest logits are of classes 0, 0 (the first of equals), 1 and 1.
-    assert Classification().correct(LOGITS, torch.tensor([0, 2, 1, 1])) == (3, 4)
-    assert Classification().correct(LOGITS, torch.tensor([0, 2, UNLABELLED, 1])) == (2, 3)
-    assert Classification().correct(LOGITS, no_targets(4, torch.device("cpu"))) == (0, 0)
+    assert accuracy(0, 2, 1, 1) == {"accuracy": 75.0}
+    assert accuracy(0, 2, UNLABELLED, 1) == {"accuracy": 100 * 2 / 3}
+    assert accuracy(*[UNLABELLED] * 4) == {}
 
 
 def test_all_rows_are_what_methods_compare() -> None:

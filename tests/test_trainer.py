@@ -187,7 +187,7 @@ def test_the_best_weights_are_those_of_the_best_validation_epoch() -> None:
     history = train(
         distiller, source, _config(epochs=6), 1, validation=validation, observers=[watcher]
     )
-    scores = [record.validation or 0.0 for record in watcher.epochs]
+    scores = [record.validation["accuracy"] for record in watcher.epochs]
     assert history.best_epoch == scores.index(max(scores)) + 1
     assert history.best_weights is not None
     assert _same(history.best_weights, kept[history.best_epoch - 1])
@@ -284,7 +284,9 @@ def test_the_average_of_the_weights_is_measured_and_left() -> None:
     config = _config(weight_average=0.9)
     train(averaged, source, config, 1, test=test, observers=[watcher])
     assert not _same(_weights(last), _weights(averaged))
-    assert watcher.epochs[-1].accuracy == evaluate(averaged.student, test, averaged.task).accuracy
+    assert (
+        watcher.epochs[-1].accuracy == evaluate(averaged.student, test, averaged.task)["accuracy"]
+    )
     barely = _distiller([], source)
     train(barely, source, _config(weight_average=1e-12), 1)
     for name, weight in _weights(barely).items():  # an average of the last alone

@@ -32,7 +32,7 @@ from kdcore.fingerprint import fingerprint_of
 from kdcore.history import History, Observer
 from kdcore.listening import LiveSignals, SignalSource
 from kdcore.progress import MetricsLog, TrainingDisplay
-from kdcore.tasks import Classification
+from kdcore.tasks import ACCURACY, Classification
 from kdcore.trainer import train
 
 RECIPE = "tutorial"
@@ -89,7 +89,7 @@ class Training:
         """Train it as commands do, with a display that nobody sees and a log of its steps."""
         console, epochs = Console(file=StringIO()), self.comparison.config.train.epochs
         with (
-            TrainingDisplay(console, "bench", epochs) as display,
+            TrainingDisplay(console, "bench", epochs, ACCURACY) as display,
             MetricsLog(folder / "metrics.jsonl") as log,
         ):
             return self.run((display, log))

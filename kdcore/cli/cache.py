@@ -106,7 +106,7 @@ def build_command(
         raise ConfigError(
             f"cache.mode = {config.cache.mode!r} writes nothing: leave it out, or say 'disk'"
         )
-    options.announce_imports(*config.model_names)
+    options.announce_imports(*config.imports)
 
     from rich.console import Console
 

@@ -114,7 +114,7 @@ def command(
     configfile.override(tree, assignments or [])
     config = configfile.as_comparison(tree, str(file) if file else f"recipe {name}")
     options.check_json(json_file)
-    options.announce_imports(*config.model_names)
+    options.announce_imports(*config.imports)
 
     if listed:
         _list(config, json_file)

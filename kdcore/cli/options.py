@@ -16,7 +16,9 @@ Set = Annotated[
 ]
 DataName = Annotated[
     str | None,
-    typer.Option("--data", help="digits, cifar10, cifar100, folder or csv."),
+    typer.Option(
+        "--data", help="digits, cifar10, cifar100, folder, csv or package.module:callable."
+    ),
 ]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data; for csv the file.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
@@ -132,10 +134,10 @@ def refuse_where_several_teach(tree: dict[str, Any], values: dict[str, Any]) -> 
             )
 
 
-def announce_imports(*models: str) -> None:
-    """Print what a model's name would import, before it is imported."""
-    from kdcore.models.build import where_from
+def announce_imports(*names: str) -> None:
+    """Print what a name of an experiment would import, before it is imported."""
+    from kdcore.imports import where_from
 
-    for model in dict.fromkeys(models):
-        if found := where_from(model):
+    for name in dict.fromkeys(names):
+        if found := where_from(name):
             typer.echo(f"importing {found}", err=True)

@@ -52,7 +52,7 @@ def command(
     configfile.override(tree, assignments or [])
     config = configfile.as_run(tree, str(file))
     options.check_json(json_file)
-    options.announce_imports(*config.model_names)
+    options.announce_imports(*config.imports)
 
     from rich.console import Console
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from kdcore.tasks import UNLABELLED
+from kdcore.tasks import labelled_samples
 
 THREADS = 4
 CHUNK = 1024
@@ -137,8 +137,9 @@ class LabelledImages:
 
     Attributes:
         images: the images.
-        targets: ``int64 [images]``; index of the class, or `UNLABELLED`.
-        classes: the classes' names, by index.
+        targets: ``int64 [images]``, index of the class, or `UNLABELLED`; or numbers,
+            ``float32 [images, values]``, NaN where one is not known.
+        classes: names of the classes, or of the values, by index.
         groups: what each sample belongs to, such as a patient, where no split may part them.
     """
 
@@ -148,9 +149,9 @@ class LabelledImages:
     groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        assert self.targets.shape == (len(self.images),)
+        assert len(self.targets) == len(self.images)
         assert self.groups is None or len(self.groups) == len(self.images)
-        assert self.targets.dtype == torch.int64
+        assert self.targets.dtype == (torch.int64 if self.targets.ndim == 1 else torch.float32)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -158,7 +159,7 @@ class LabelledImages:
     @property
     def labelled(self) -> Tensor:
         """Indices of the samples that have a label, ``int64 [labelled]``."""
-        return (self.targets != UNLABELLED).nonzero().flatten()
+        return labelled_samples(self.targets).nonzero().flatten()
 
     def subset(self, indices: Sequence[int]) -> "LabelledImages":
         """Return the samples at these indices, in this order."""

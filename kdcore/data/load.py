@@ -9,50 +9,63 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from kdcore.data.cifar import load_cifar10, load_cifar100
 from kdcore.data.digits import load_digits
 from kdcore.data.files import FileImages, check_readable, relative_name
 from kdcore.data.folder import Listing, list_folder, some
 from kdcore.data.images import ImageData, LabelledImages
-from kdcore.data.split import TEST_SHARE, shuffled, stratified_split, stratified_subset
+from kdcore.data.labels import Encoded, encode
+from kdcore.data.split import TEST_SHARE, shuffled, strata, stratified_split, stratified_subset
 from kdcore.data.table import list_table
 from kdcore.errors import DataError
 from kdcore.randomness import derive_seed, stream
 from kdcore.sections import DataConfig
-from kdcore.tasks import UNLABELLED
+from kdcore.tasks import without_targets
 
-LOADERS: dict[str, Callable[[DataConfig], ImageData]] = {
-    "digits": lambda _: load_digits(),
-    "cifar10": lambda config: load_cifar10(_root(config)),
-    "cifar100": lambda config: load_cifar100(_root(config)),
-    "folder": lambda config: _from_listing(list_folder(_root(config)), config),
-    "csv": lambda config: _from_listing(list_table(_root(config)), config),
+LOADERS: dict[str, Callable[[DataConfig, str], ImageData]] = {
+    "digits": lambda _, kind: load_digits(),  # noqa: ARG005
+    "cifar10": lambda config, _: load_cifar10(_root(config)),
+    "cifar100": lambda config, _: load_cifar100(_root(config)),
+    "folder": lambda config, kind: _from_listing(list_folder(_root(config)), config, kind),
+    "csv": lambda config, kind: _from_listing(list_table(_root(config)), config, kind),
 }
 
 
-def load_data(config: DataConfig) -> ImageData:
+def load_data(config: DataConfig, kind: str = "classification") -> ImageData:
     """Read the data set that an experiment names, cut to ``limit`` images in each part.
 
     ``labels`` and ``validation`` are not applied here; see `keep_labels` and `hold_out`.
+
+    Args:
+        config: the data set.
+        kind: of the task, which says what labels mean.
 
     Raises:
         DataError: the data cannot be read or split, or nothing can be learned from it: a part is
             empty, there is a single class, or a class has no labelled training image.
     """
-    data = LOADERS[config.name](config)
+    data = LOADERS[config.name](config, kind)
     train, test = _first(data.train, config.limit), _first(data.test, config.limit)
     for part, images in (("training", train), ("test", test)):
         if not len(images):
             raise DataError(f"{data.name} has no {part} images that can be used; add some")
+    if not len(train.labelled):
+        raise DataError(f"{data.name}: no training image has a label; label some")
+    if train.targets.ndim == 1:
+        _refuse_unseen(data.name, train, config.limit)
+    return replace(data, train=train, test=test)
+
+
+def _refuse_unseen(name: str, train: LabelledImages, limit: int | None) -> None:
     seen = set(train.targets.tolist())
-    if missing := [name for index, name in enumerate(train.classes) if index not in seen]:
-        advice = f"raise data.limit, now {config.limit}" if config.limit else "remove the class"
+    if missing := [each for index, each in enumerate(train.classes) if index not in seen]:
+        advice = f"raise data.limit, now {limit}" if limit else "remove the class"
         raise DataError(
-            f"{data.name}: none of the {len(train)} training images is labelled {some(missing)}; "
+            f"{name}: none of the {len(train)} training images is labelled {some(missing)}; "
             f"add some, or {advice}"
         )
-    return replace(data, train=train, test=test)
 
 
 def hold_out(
@@ -67,19 +80,19 @@ def hold_out(
         DataError: no such split was found.
     """
     own_seed = derive_seed(seed, "validation")
-    targets: list[int] = data.targets.tolist()
-    kept, held = stratified_split(targets, share, own_seed, data.groups, classes=data.classes)
+    targets, classes = strata(data.targets), _named_strata(data.targets, data.classes)
+    kept, held = stratified_split(targets, share, own_seed, data.groups, classes=classes)
     return data.subset(kept), data.subset(held)
 
 
 def keep_labels(data: LabelledImages, count: int, seed: int) -> LabelledImages:
-    """Return the same images with so many labels, of all classes alike; the rest `UNLABELLED`.
+    """Return the same images with so many labels, of all classes alike, the rest without.
 
     Raises:
         DataError: `count` is below the number of classes or above the number of labels.
     """
-    kept = torch.tensor(stratified_subset(data.targets.tolist(), count, seed))
-    targets = torch.full_like(data.targets, UNLABELLED)
+    kept = torch.tensor(stratified_subset(strata(data.targets), count, seed))
+    targets = without_targets(data.targets)
     targets[kept] = data.targets[kept]
     return replace(data, targets=targets)
 
@@ -93,14 +106,18 @@ def _first(data: LabelledImages, limit: int | None) -> LabelledImages:
     return data if limit is None or len(data) <= limit else data.subset(range(limit))
 
 
-def _from_listing(listing: Listing, config: DataConfig) -> ImageData:
+def _named_strata(targets: Tensor, classes: tuple[str, ...]) -> tuple[str, ...]:
+    return classes if targets.ndim == 1 else ("labelled",)
+
+
+def _from_listing(listing: Listing, config: DataConfig, kind: str) -> ImageData:
     name = _root(config).absolute().name
-    if len(listing.classes) < 2:
-        found = some(listing.classes) or "none"
-        raise DataError(f"{name} needs two classes or more, found {found}; add labelled images")
+    encoded = encode(listing, kind, name)
     groups = _groups(listing, config.group_by)
     parts = {}
-    for part, indices in zip(("train", "test"), _split(listing, groups, config), strict=True):
+    for part, indices in zip(
+        ("train", "test"), _split(listing, encoded, groups, config), strict=True
+    ):
         # Files come class by class, and the first so many should be a mix. They are cut before
         # any is decoded: a trial on a large data set should not wait for all of it.
         order = shuffled(indices, stream(config.split_seed, "order", part))
@@ -109,7 +126,7 @@ def _from_listing(listing: Listing, config: DataConfig) -> ImageData:
     good, skipped = check_readable(paths, listing.root, config.skip_unreadable)
     readable = set(good)
     train, test = (
-        _labelled(listing, [i for i in part if listing.files[i].path in readable], groups)
+        _labelled(listing, encoded, [i for i in part if listing.files[i].path in readable], groups)
         for part in parts.values()
     )
     notes = [f"left out, being unreadable: {len(skipped)}, {some(skipped)}"] if skipped else []
@@ -133,22 +150,17 @@ def _groups(listing: Listing, pattern: str | None) -> list[str] | None:
     ]
 
 
-def _targets(listing: Listing) -> list[int]:
-    index = {name: position for position, name in enumerate(listing.classes)}
-    return [UNLABELLED if each.label is None else index[each.label] for each in listing.files]
-
-
 def _split(
-    listing: Listing, groups: Sequence[str] | None, config: DataConfig
+    listing: Listing, encoded: Encoded, groups: Sequence[str] | None, config: DataConfig
 ) -> tuple[list[int], list[int]]:
     parts = [file.part for file in listing.files]
     if None in parts:
         return stratified_split(
-            _targets(listing),
+            strata(encoded[0]),
             config.test_share or TEST_SHARE,
             config.split_seed,
             groups,
-            classes=listing.classes,
+            classes=_named_strata(*encoded),
         )
     train = [index for index, part in enumerate(parts) if part == "train"]
     test = [index for index, part in enumerate(parts) if part == "test"]
@@ -161,12 +173,12 @@ def _split(
 
 
 def _labelled(
-    listing: Listing, indices: Sequence[int], groups: Sequence[str] | None
+    listing: Listing, encoded: Encoded, indices: Sequence[int], groups: Sequence[str] | None
 ) -> LabelledImages:
-    targets = _targets(listing)
+    targets, classes = encoded
     return LabelledImages(
         FileImages([listing.files[index].path for index in indices], listing.root),
-        torch.tensor([targets[index] for index in indices], dtype=torch.int64),
-        listing.classes,
+        targets[torch.tensor(indices, dtype=torch.int64)],
+        classes,
         None if groups is None else tuple(groups[index] for index in indices),
     )

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kdcore.randomness import stream
-from kdcore.tasks import UNLABELLED
+from kdcore.tasks import labelled_samples
 
 
 class Order:
@@ -15,14 +15,14 @@ class Order:
     samples, drawn in shuffled rounds, and the epoch ends when all others were seen once.
 
     Args:
-        targets: every sample's target, ``int64 [samples]``.
+        targets: every sample's target, ``[samples, ...]``; one that has any is labelled.
         batch_size: samples a batch.
         labelled_share: share of each batch that is labelled, where others are not.
         seed: of the order.
     """
 
     def __init__(self, targets: Tensor, batch_size: int, labelled_share: float, seed: int) -> None:
-        has_label = targets != UNLABELLED
+        has_label = labelled_samples(targets)
         self._labelled = has_label.nonzero().flatten()
         self._others = (~has_label).nonzero().flatten()
         self._seed = seed

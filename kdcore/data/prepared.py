@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -10,12 +11,15 @@ from kdcore.data.augment import Augment
 from kdcore.data.feed import describe_feed, workers_for
 from kdcore.data.images import LabelledImages
 from kdcore.data.load import hold_out, keep_labels, load_data
+from kdcore.data.named import load_named
 from kdcore.data.pixels import BUDGET_BYTES, PixelPool
 from kdcore.data.preprocess import Preprocess
-from kdcore.data.source import ImageSource
+from kdcore.data.source import DatasetSource, ImageSource, Source
 from kdcore.errors import ConfigError
 from kdcore.experiment import Experiment
 from kdcore.models.build import preprocess_for
+from kdcore.task_kinds import task_of
+from kdcore.tasks import labelled_samples
 from kdcore.teachers import TEACHER, title_of
 
 BUDGETS = {"auto": BUDGET_BYTES, "always": 2**62, "never": 0}
@@ -29,14 +33,24 @@ class TeacherData:
     Attributes:
         train: what it learns from, if it is trained here: every labelled training image.
         test: decides nothing.
-        preprocess: how it wants images.
+        preprocess: how it wants images; None where samples are no images.
         fingerprint: of what its training depends on.
     """
 
-    train: ImageSource
-    test: ImageSource
-    preprocess: Preprocess
+    train: Source
+    test: Source
+    preprocess: Preprocess | None
     fingerprint: str
+
+    @property
+    def given(self) -> Any:
+        """Side in pixels of its images, or two samples as it is given them."""
+        return _given(self.preprocess, self.train)
+
+    @property
+    def view_size(self) -> int | None:
+        """Side in pixels of the images that views are made of."""
+        return self.train.view_size if isinstance(self.train, ImageSource) else None
 
 
 @dataclass(frozen=True)
@@ -45,27 +59,50 @@ class PreparedData:
 
     Attributes:
         name: of the data set.
-        classes: names of the classes, by index.
+        outputs: how many classes, or values a sample, models shall have; None if not known.
+        classes: names of them, by index; none of samples that a user's callable brings.
         student: what students learn from; labels that they may not see are taken away.
         teachers: the data as each teacher wants it, by name.
         validation: held out of training, to choose weights on; None without one.
         test: decides nothing.
-        student_preprocess: how the student wants images.
+        student_preprocess: how the student wants images; None where samples are no images.
         fingerprint: of what a student alone depends on: images, labels, split, sizes.
         workers: processes that make batches ahead.
         notes: what a user should know.
     """
 
     name: str
+    outputs: int | None
     classes: tuple[str, ...]
-    student: ImageSource
+    student: Source
     teachers: Mapping[str, TeacherData]
-    validation: ImageSource | None
-    test: ImageSource
-    student_preprocess: Preprocess
+    validation: Source | None
+    test: Source
+    student_preprocess: Preprocess | None
     fingerprint: str
     workers: int
     notes: tuple[str, ...]
+
+    @property
+    def things(self) -> str:
+        """What its samples are called."""
+        return "images" if self.student_preprocess else "samples"
+
+    @property
+    def student_given(self) -> Any:
+        """Side in pixels of the student's images, or two samples as it is given them."""
+        return _given(self.student_preprocess, self.student)
+
+    @property
+    def view_size(self) -> int | None:
+        """Side in pixels of the images that the student's views are made of."""
+        return self.student.view_size if isinstance(self.student, ImageSource) else None
+
+
+def _given(preprocess: Preprocess | None, source: Source) -> Any:
+    if preprocess:
+        return preprocess.size
+    return source.batch(torch.arange(2) % len(source)).inputs
 
 
 def prepare_data(experiment: Experiment, device: torch.device) -> PreparedData:
@@ -79,7 +116,9 @@ def prepare_data(experiment: Experiment, device: torch.device) -> PreparedData:
         DataError: the data is missing, unreadable or not enough.
     """
     config = experiment.data
-    loaded = load_data(config)
+    if config.named:
+        return _prepare_named(experiment)
+    loaded = load_data(config, experiment.task.kind)
     train, held_out = loaded.train, None
     if config.validation:
         train, held_out = hold_out(train, config.validation, config.split_seed)
@@ -115,6 +154,7 @@ def prepare_data(experiment: Experiment, device: torch.device) -> PreparedData:
     views = source.view_size if augment.active else ""
     return PreparedData(
         loaded.name,
+        len(loaded.train.classes),
         loaded.train.classes,
         source,
         as_taught,
@@ -131,19 +171,52 @@ def prepare_data(experiment: Experiment, device: torch.device) -> PreparedData:
     )
 
 
+def _prepare_named(experiment: Experiment) -> PreparedData:
+    config, task = experiment.data, task_of(experiment.task, experiment.train)
+    data = load_named(config, task)
+    taught = _fingerprint_named(data.code, data.teacher, data.test)
+    teacher = TeacherData(data.teacher, data.test, None, taught)
+    seen, labelled = (int(labelled_samples(s.targets).sum()) for s in (data.student, data.teacher))
+    return PreparedData(
+        config.name,
+        data.outputs,
+        (),
+        data.student,
+        dict.fromkeys(experiment.model_teachers, teacher),
+        data.validation,
+        data.test,
+        None,
+        _fingerprint_named(data.code, data.student, data.validation, data.test),
+        config.workers or 0,
+        tuple(_labels_note(len(data.student), seen, labelled, "samples")),
+    )
+
+
+def _fingerprint_named(code: str, *sources: DatasetSource | None) -> str:
+    digest = hashlib.sha256(code.encode())
+    for source in sources:
+        if source is not None:
+            digest.update(f"{source.fingerprint}{source.targets.dtype}".encode())
+            digest.update(source.targets.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _labels_note(count: int, seen: int, labelled: int, things: str) -> list[str]:
+    if seen == count:
+        return []
+    return [
+        f"{count} training {things}; the student sees {seen} labels, the others reach it "
+        f"through the teacher alone; a teacher that is trained here sees {labelled}"
+    ]
+
+
 def _notes(
     few: LabelledImages,
     train: LabelledImages,
     student: Preprocess,
     teachers: Mapping[str, Preprocess],
 ) -> list[str]:
-    notes = []
-    seen, labelled = len(few.labelled), len(train.labelled)
-    if seen < len(few):
-        notes.append(
-            f"{len(few)} training images; the student sees {seen} labels, the others reach it "
-            f"through the teacher alone; a teacher that is trained here sees {labelled}"
-        )
+    notes = _labels_note(len(few), len(few.labelled), len(train.labelled), "images")
     if any(each.size != student.size for each in teachers.values()):
         others = (
             f"{each.size} for {'the teacher' if name == TEACHER else title_of(name)}"

@@ -5,9 +5,8 @@ In what order the samples come is in `order`; what is done with a batch is the t
 
 import copy
 import hashlib
-import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sized
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -20,8 +19,8 @@ from kdcore.data.images import LabelledImages, fit
 from kdcore.data.pixels import PixelPool
 from kdcore.data.preprocess import Preprocess
 from kdcore.errors import DataError
-from kdcore.nested import TeacherInputs, map_tensors
-from kdcore.tasks import UNLABELLED, Mixed
+from kdcore.nested import TeacherInputs, map_tensors, tensors_in
+from kdcore.tasks import UNLABELLED, Mixed, without_targets
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Batch:
         teacher_inputs: the same samples and view as the teacher is given them; the same object
             where both models want them alike, `TeacherInputs` where teachers differ among
             themselves, None where nobody asked for them.
-        targets: ``int64 [batch]``, -100 where a sample has no label.
+        targets: ``int64 [batch]``, -100 where a sample has no label; or as the task has them.
         indices: ``int64 [batch]``, each sample's index in its source.
         view: which augmented view of the samples this is.
         mixed: what the samples were mixed with, None where they were not.
@@ -94,7 +93,8 @@ class Source(ABC):
     """Samples that can be gathered by index."""
 
     targets: Tensor
-    """Every sample's target, ``int64 [samples]``, -100 where it has no label; on the CPU."""
+    """Every sample's target, ``int64 [samples]``, -100 where it has no label; or of another shape,
+    as the task has them, NaN among numbers; on the CPU."""
 
     views: int | None
     """How many views there are of each sample: 1 where it is the same whenever it is gathered,
@@ -272,12 +272,14 @@ class DatasetSource(Source):
     """A user's own data set, gathered sample by sample.
 
     Args:
-        dataset: ``(input, target)`` pairs; a target of -100 is no label.
+        dataset: ``(input, target)`` pairs. A target is a whole number or a tensor of them, where
+            -100 is no label; a floating-point number or tensor, where NaN is none; or None for a
+            sample that has none at all. All are of one shape.
         name: what errors call it.
         same_every_epoch: whether a sample is the same each time that it is read.
 
     Raises:
-        DataError: it is empty, or a sample is no pair of an input and a whole number.
+        DataError: it is empty, a sample is no pair, or targets are not of one kind and shape.
     """
 
     def __init__(self, dataset: Samples, name: str, *, same_every_epoch: bool = False) -> None:
@@ -291,18 +293,9 @@ class DatasetSource(Source):
         self.dataset = dataset
         self.name = name
         self.views = 1 if same_every_epoch else None
-        self.targets = torch.tensor([self._target(i) for i in range(len(dataset))])
-
-    def _target(self, index: int) -> int:
-        target = self._pair(index)[1]
-        try:
-            number: Any = target.item() if isinstance(target, Tensor) else target
-            return UNLABELLED if number is None else operator.index(number)
-        except (TypeError, ValueError, RuntimeError):
-            raise DataError(
-                f"{self.name}[{index}]: the target is {type(target).__name__}, expected the "
-                "class as a whole number, or -100 where there is none"
-            ) from None
+        self.targets = collect([self._pair(i)[1] for i in range(len(dataset))], name)
+        self._places = torch.arange(len(dataset))
+        self._fingerprint: str | None = None
 
     def _pair(self, index: int) -> tuple[Any, Any]:
         sample = self.dataset[index]
@@ -312,7 +305,88 @@ class DatasetSource(Source):
             )
         return sample[0], sample[1]
 
+    def subset(self, indices: Tensor) -> "DatasetSource":
+        """Return the samples at these indices, ``int64 [samples]``, in this order."""
+        return self._with(self.targets[indices], self._places[indices])
+
+    def labelled(self, targets: Tensor) -> "DatasetSource":
+        """Return the same samples with other targets."""
+        assert len(targets) == len(self)
+        return self._with(targets, self._places)
+
+    def _with(self, targets: Tensor, places: Tensor) -> "DatasetSource":
+        other = copy.copy(self)
+        other.targets, other._places, other._fingerprint = targets, places, None
+        return other
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash of all inputs, where they are the same whenever they are read; reads them once."""
+        if self.views == 1 and self._fingerprint is None:
+            digest = hashlib.sha256()
+            for indices in torch.split(torch.arange(len(self)), 256):
+                for tensor in tensors_in(self.batch(indices).inputs):
+                    digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
+                    flat = tensor.detach().contiguous().flatten()
+                    digest.update(flat.view(torch.uint8).numpy().data)
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
     def batch(self, indices: Tensor, view: int = 0, *, teacher: bool = True) -> Batch:  # noqa: ARG002
-        """Gather samples and stack them."""
-        inputs = default_collate([self._pair(int(index))[0] for index in indices])
+        """Gather samples and stack them.
+
+        Raises:
+            DataError: inputs differ in shape.
+        """
+        samples = [self._pair(place)[0] for place in self._places[indices].tolist()]
+        try:
+            inputs = default_collate(samples)
+        except (RuntimeError, TypeError) as error:
+            raise DataError(
+                f"{self.name}: inputs of a batch cannot be stacked: {' '.join(str(error).split())}"
+            ) from error
         return Batch(inputs, inputs, self.targets[indices], indices, view, None, indices)
+
+
+def collect(given: Sequence[Any], name: str) -> Tensor:
+    """Return the targets of all samples as one tensor; None is a sample without any.
+
+    Raises:
+        DataError: one is no number or tensor, or is of another shape or kind than those before.
+    """
+    targets = [None if each is None else _as_tensor(each, name, i) for i, each in enumerate(given)]
+    known = [(index, each) for index, each in enumerate(targets) if each is not None]
+    if not known:
+        return torch.full((len(targets),), UNLABELLED)
+    first, like = known[0]
+    for index, each in known:
+        if each.shape != like.shape or each.dtype != like.dtype:
+            raise DataError(
+                f"{name}[{index}]: the target is {_kind(each)}, that of {name}[{first}] "
+                f"{_kind(like)}; all must be of one kind and shape"
+            )
+    nothing = without_targets(like)
+    return torch.stack([nothing if each is None else each for each in targets])
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _as_tensor(target: Any, name: str, index: int) -> Tensor:
+    """Return whole numbers as int64, others as float32 or what they are."""
+    try:
+        if isinstance(target, Tensor):
+            found = target.detach().cpu()
+        elif isinstance(target, float):
+            found = torch.tensor(target)
+        else:
+            found = torch.as_tensor(target)
+        if not found.is_complex():
+            return found if found.is_floating_point() else found.to(torch.int64)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise DataError(
+        f"{name}[{index}]: the target is {type(target).__name__}, expected the class as a whole "
+        "number, or -100 where there is none; numbers, or tensors of either, for other tasks"
+    )

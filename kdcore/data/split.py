@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from kdcore.errors import DataError
 from kdcore.randomness import stream
-from kdcore.tasks import UNLABELLED
+from kdcore.tasks import UNLABELLED, labelled_samples
 
 Item = TypeVar("Item")
 
@@ -20,6 +21,19 @@ NEAR_ENOUGH = 0.01
 
 TEST_SHARE = 0.2
 """Share held out for testing where neither the data nor the experiment says."""
+
+
+def strata(targets: Tensor) -> list[int]:
+    """Return the classes whose shares a split keeps.
+
+    Args:
+        targets: ``int64 [samples]``; of any other task, which has no classes of samples, all
+            samples that have a label are of one.
+    """
+    if targets.ndim == 1 and not targets.is_floating_point():
+        found: list[int] = targets.tolist()
+        return found
+    return torch.where(labelled_samples(targets), 0, UNLABELLED).tolist()
 
 
 def stratified_split(

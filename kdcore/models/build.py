@@ -1,25 +1,25 @@
 """From the name of a model to the model, with the classes of the data."""
 
-import importlib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdcore.data.images import Images
 from kdcore.data.preprocess import Preprocess
 from kdcore.errors import ModelError, unknown
 from kdcore.files import load_weights
 from kdcore.fingerprint import source_of
+from kdcore.imports import imported
+from kdcore.losses import CLASSLESS
 from kdcore.models.tutorial import DeepNN, LightNN
 from kdcore.probe import evaluating
 from kdcore.sections import ModelConfig
 from kdcore.taps import logits_of, run_model
+from kdcore.tasks import Task
 
 _OWN: dict[str, Callable[..., nn.Module]] = {"deepnn": DeepNN, "lightnn": LightNN}
 _OWN_SIZE = 32
@@ -42,41 +42,37 @@ def preprocess_for(config: ModelConfig, images: Images) -> Preprocess:
     return Preprocess(size, config.mean, config.std)
 
 
-def where_from(name: str) -> str | None:
-    """Say what would be imported for a model, where that is not kdcore's or torchvision's."""
-    if ":" not in name:
-        return None
-    top = name.partition(":")[0].split(".")[0]
-    _add_working_folder()
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        spec = None
-    return f"{name} from {spec.origin or top}" if spec else None
-
-
-def build_model(config: ModelConfig, classes: int, size: int, where: str) -> nn.Module:
+def build_model(
+    config: ModelConfig, classes: int | None, given: Any, where: str, task: Task | None = None
+) -> nn.Module:
     """Build a model by name, on the CPU, and load its weights where a file is given.
 
     Args:
         config: name and weights.
-        classes: how many classes the data has.
-        size: side in pixels of the images that it will be given.
+        classes: how many classes, or values a sample, the data has; None where that is not known.
+        given: side in pixels of the images that it will be given; or some samples.
         where: ``"student"`` or ``"teacher"``; begins errors.
+        task: what it is for; one class a sample if not given.
 
     Raises:
         ModelError: the name is unknown, the model cannot be built or does not fit its data, or
             the weights do not fit the model.
     """
-    model = _built(config.model, classes, size, where)
-    _check_fits(model, classes, size, f"{where} {config.model!r}")
+    model = _built(config.model, classes, given, where)
+    _check_fits(model, classes, given, f"{where} {config.model!r}", task)
     if config.weights is not None:
         load_weights(model, config.weights, where)
     return model
 
 
-def _built(name: str, classes: int, size: int, where: str) -> nn.Module:
+def _built(name: str, classes: int | None, given: Any, where: str) -> nn.Module:
+    if classes is None and ":" not in name:
+        raise ModelError(
+            f"{where} {name!r}: how many outputs it shall have is not known; give the training "
+            "data set an attribute `outputs`"
+        )
     if name in _OWN:
+        size = given if isinstance(given, int) else _side(given, f"{where} {name!r}")
         if size < 4:
             raise ModelError(f"{where} {name!r} needs images of at least 4 pixels, not {size}")
         return _OWN[name](num_classes=classes, image_size=size)
@@ -89,7 +85,18 @@ def _built(name: str, classes: int, size: int, where: str) -> nn.Module:
     )
 
 
-def _torchvision(name: str, classes: int, where: str) -> nn.Module:
+def _side(sample: Any, where: str) -> int:
+    shape = list(sample.shape) if isinstance(sample, Tensor) else None
+    if shape is None or shape[1:2] != [3] or len(shape) != 4 or shape[2] != shape[3]:
+        got = type(sample).__name__ if shape is None else str(shape)
+        raise ModelError(
+            f"{where} takes square RGB images [batch, 3, size, size], the data gives {got}; name "
+            "a model of your own as package.module:callable"
+        )
+    return int(shape[2])
+
+
+def _torchvision(name: str, classes: int | None, where: str) -> nn.Module:
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -101,26 +108,12 @@ def _torchvision(name: str, classes: int, where: str) -> nn.Module:
     return model
 
 
-def _called(name: str, classes: int, where: str) -> nn.Module:
-    module_name, _, attribute = name.partition(":")
-    _add_working_folder()
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a user's module may fail in any way
-        reason = f"{type(error).__name__}: {error}"
-        raise ModelError(
-            f"{where} {name!r} cannot be imported: {reason} (looked for among what is installed "
-            f"and in {Path.cwd()})"
-        ) from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        names = [key for key in vars(module) if not key.startswith("_")]
-        missing = unknown("name", attribute, names)
-        file = getattr(module, "__file__", None) or "no file"
-        raise ModelError(f"{where}: {module_name} ({file}) has no such callable: {missing}")
+def _called(name: str, classes: int | None, where: str) -> nn.Module:
+    function = imported(name, where, ModelError)
     parameters = inspect.signature(function).parameters
-    takes_classes = "num_classes" in parameters or any(
-        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    takes_classes = classes is not None and (
+        "num_classes" in parameters
+        or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     )
     try:
         model = function(num_classes=classes) if takes_classes else function()
@@ -131,33 +124,35 @@ def _called(name: str, classes: int, where: str) -> nn.Module:
     return model
 
 
-def _check_fits(model: nn.Module, classes: int, size: int, where: str) -> None:
-    sample: Any = torch.zeros(2, 3, size, size)
+def _check_fits(
+    model: nn.Module, classes: int | None, given: Any, where: str, task: Task | None
+) -> None:
+    images = isinstance(given, int)
+    sample = torch.zeros(2, 3, given, given) if images else given
     try:
         with evaluating(model):
             logits = logits_of(run_model(model, sample))
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
+        what, remedy = "the samples of the data", "the data set gives what both models take"
+        if images:
+            what = f"images of {given} pixels"
+            remedy = "set image_size where it wants another size"
         raise ModelError(
-            f"{where} cannot run on images of {size} pixels ({type(error).__name__}: {reason}); "
-            "set image_size where it wants another size"
+            f"{where} cannot run on {what} ({type(error).__name__}: {reason}); {remedy}"
         ) from error
     if logits is None:
         raise ModelError(
             f"{where}: its output holds no logits: expected a tensor, a tuple that begins with "
             "one, or an object with .logits"
         )
-    if logits.shape != (2, classes):
+    rows = task.row_shape(logits.shape) if task else logits.shape
+    fits = rows == (2, classes) if images else rows[-1:] == (classes,)
+    if classes is not None and not fits:
+        what = "values" if task and task.kind in CLASSLESS else "classes"
         raise ModelError(
-            f"{where} gives logits {list(logits.shape[1:])}, the data has {classes} classes"
+            f"{where} gives logits {list(logits.shape[1:])}, the data has {classes} {what}"
         )
-
-
-def _add_working_folder() -> None:
-    # A console script's path lacks the folder that it is typed in, unlike `python -m`.
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
 
 
 def code_of(name: str) -> str:

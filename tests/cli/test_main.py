@@ -72,7 +72,7 @@ def test_compare_prints_what_the_tutorial_prints_and_the_table(
         assert row in table
     rows = json.loads(result.read_text())["rows"]
     assert [row["name"] for row in rows] == ["teacher", "student", "logits", "cosine", "fitnets"]
-    assert all({"seed", "accuracy", "seconds"} <= set(row) for row in rows)
+    assert all({"seed", "scores", "seconds"} <= set(row) for row in rows)
 
 
 def test_strategies_are_selected_and_combined_by_name(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_layers_shows_shapes_and_what_auto_would_tap(capsys: pytest.CaptureFixtu
         ("compare --strategies logit", "unknown strategy 'logit'; did you mean 'logits'"),
         ("compare --teacher-model deepn", "teacher: unknown model 'deepn'; did you mean 'deepnn'"),
         ("compare --student-model torchvision/resnet17", "did you mean"),
-        ("compare --data digit", "data.name: input should be 'digits'"),
+        ("compare --data digit", "data.name: unknown data set 'digit'; did you mean 'digits'?"),
         ("compare --data folder", "needs data.root"),
         ("compare --data folder --root missing-folder", "missing-folder"),
         ("compare --recipe dem", "unknown recipe 'dem'; did you mean 'demo'"),

@@ -63,7 +63,7 @@ def file(tmp_path: Path) -> Path:
 
 def _numbers(path: Path) -> list[Any]:
     return [
-        (run["name"], run["seed"], run["accuracy"], [each["losses"] for each in run["epochs"]])
+        (run["name"], run["seed"], run["scores"], [each["losses"] for each in run["epochs"]])
         for run in json.loads(path.read_text())["rows"]
     ]
 

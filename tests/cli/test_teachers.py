@@ -137,8 +137,8 @@ def test_a_comparison_trains_each_teacher_and_measures_their_mean(
     assert not any("self" in name for name in weights)
     again = _said(capsys, "compare", "several.toml", "--out", "out", "--json", "b.json")
     assert again.count("finished before, kept") == 6
-    assert {n: r["accuracy"] for n, r in _rows(folder, "b.json").items()} == {
-        n: r["accuracy"] for n, r in rows.items()
+    assert {n: r["scores"] for n, r in _rows(folder, "b.json").items()} == {
+        n: r["scores"] for n, r in rows.items()
     }
 
 

@@ -55,3 +55,14 @@ def test_samples_without_any_label_are_shuffled_like_others() -> None:
     order = Order(torch.full((7,), UNLABELLED), 3, 0.5, seed=1)
     assert not order.mixes
     assert sorted(torch.cat(order.epoch(0)).tolist()) == list(range(7))
+
+
+def test_a_sample_with_any_target_is_labelled_whatever_targets_are() -> None:
+    tokens = torch.tensor([[UNLABELLED, 3], [UNLABELLED, UNLABELLED], [1, 2]])
+    numbers = torch.tensor([[torch.nan, 3.0], [torch.nan, torch.nan], [1.0, 2.0]])
+    for targets in (tokens, numbers, numbers[:, 0]):
+        order = Order(targets, 2, 0.5, seed=0)
+        assert order.mixes
+        for batch in order.epoch(0):
+            assert (batch == 1).any() or targets.ndim == 1
+    assert not Order(numbers[::2], 2, 0.5, seed=0).mixes

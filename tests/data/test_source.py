@@ -159,3 +159,34 @@ def test_a_source_that_gives_other_samples_than_were_asked_for_is_found_out(lie:
     assert gathered(ImageSource(_labelled(), plain), indices, 1).view == 1  # the control
     with pytest.raises(DataError, match=r"Lying\.batch was asked for view 1 of \[3, 1\]"):
         gathered(Lying(_labelled(), plain), indices, 1)
+
+
+def test_targets_may_be_numbers_or_of_any_shape() -> None:
+    def targets(*given: object) -> torch.Tensor:
+        return DatasetSource([(torch.zeros(1), each) for each in given], "x").targets
+
+    assert targets(0.5, 2.0).dtype == torch.float32
+    assert targets(torch.tensor([1, 2]), None).tolist() == [[1, 2], [-100, -100]]
+    assert targets(torch.ones(2), None)[1].isnan().all()
+    assert targets(torch.tensor(3, dtype=torch.uint8), 4).tolist() == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ([torch.zeros(2), torch.zeros(3)], r"x\[1\]: the target is float32 \[3\], that of x\[0\]"),
+        ([1, 0.5], r"x\[1\]: the target is float32 \[\], that of x\[0\] int64 \[\]; all must"),
+        ([1, torch.tensor(1j)], r"x\[1\]: the target is Tensor, expected the class"),
+    ],
+)
+def test_targets_that_differ_in_kind_or_shape_are_refused(
+    targets: list[object], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        DatasetSource([(torch.zeros(1), each) for each in targets], "x")
+
+
+def test_inputs_that_cannot_be_stacked_are_refused() -> None:
+    source = DatasetSource([(torch.zeros(1), 0), (torch.zeros(2), 1)], "x")
+    with pytest.raises(DataError, match="x: inputs of a batch cannot be stacked"):
+        source.batch(torch.arange(2))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from kdcore import Distiller, Setup
 from kdcore.asking import Request
@@ -14,11 +15,12 @@ from kdcore.cache import SignalCache
 from kdcore.data.augment import Augment
 from kdcore.data.images import ArrayImages, LabelledImages
 from kdcore.data.preprocess import Preprocess
-from kdcore.data.source import ImageSource
+from kdcore.data.source import DatasetSource, ImageSource
 from kdcore.errors import Interrupted, ResumeError
 from kdcore.execution import Execution, in_best_layout
 from kdcore.history import History
 from kdcore.interruption import Interruption
+from kdcore.positions import Sequences
 from kdcore.saving import Saver
 from kdcore.sections import AugmentConfig, CacheConfig, CheckpointConfig, TrainConfig
 from kdcore.testing import small_student, small_teacher
@@ -58,7 +60,7 @@ class Outcome:
 
     def __init__(self, history: History, distiller: Distiller) -> None:
         self.epochs = [
-            (each.loss, each.losses, each.accuracy, each.validation, each.lr, each.samples)
+            (each.loss, each.losses, each.scores, each.validation, each.lr, each.samples)
             for each in history.epochs
         ]
         self.best = (history.best_epoch, history.best_weights)
@@ -262,3 +264,55 @@ def test_other_parameters_that_learn_are_refused_before_moments_are_mixed_up(
     monkeypatch.setitem(globals(), "small_student", lambda: frozen(2))
     with pytest.raises(ResumeError, match="of other parameters"):
         _train(tmp_path)
+
+
+class Tagger(nn.Module):
+    """A class for each token of a sequence; the teacher is the wider."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, width)
+        self.body = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Dropout(0.2))
+        self.head = nn.Linear(width, 7)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        tagged: torch.Tensor = self.head(self.body(self.embedding(tokens)))
+        return tagged
+
+
+def _sequences(folder: Path | None, stop: int | None = None) -> Outcome:
+    """Train on sequences: some shorter than others, some without any target."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(7, (SAMPLES, 5), generator=generator)
+    targets = tokens.roll(-1, 1)
+    targets[torch.rand(targets.shape, generator=generator) < 0.3] = -100
+    targets[::6] = -100
+    source = DatasetSource(TensorDataset(tokens, targets), "lines", same_every_epoch=True)
+    torch.manual_seed(1)
+    student, teacher = Tagger(4), Tagger(8)
+    config = TrainConfig(epochs=2, batch_size=8, accumulate=3, lr=0.01, labelled_share=0.6)
+    interruption = Interruption()
+    saver = None
+    if folder is not None:
+        saver = Saver(folder, CheckpointConfig(epochs=0), {"seed": 3}, interruption=interruption)
+    with Distiller(
+        teacher,
+        student,
+        ["logits", "fitnets", "cosine"],
+        sample_input=tokens[:2],
+        setup=Setup(targets=targets),
+        task=Sequences(),
+    ) as distiller:
+        observers = [StopAfter(stop, interruption)]
+        given: dict[str, Any] = {"test": source, "validation": source, "saver": saver}
+        history = train(distiller, source, config, 3, observers=observers, **given)
+        return Outcome(history, distiller)
+
+
+def test_sequences_continue_from_any_step(tmp_path: Path) -> None:
+    whole = _sequences(None)
+    assert set(whole.memory["per"].values()) == {"row", "sample"}
+    for stop in (1, 2, 4):
+        with pytest.raises(Interrupted, match=f"step {stop} "):
+            _sequences(tmp_path / str(stop), stop)
+        assert _sequences(tmp_path / str(stop)) == whole

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import kdcore
 from kdcore import Distiller, Features
-from kdcore.errors import ConfigError, ModelError
+from kdcore.errors import ConfigError, ModelError, StrategyError
 from kdcore.testing import StrategyTests
 from kdcore_logits import Logits
 
@@ -137,3 +138,21 @@ def test_models_of_other_classes_are_refused() -> None:
 def test_without_settings_it_is_the_tutorials() -> None:
     assert Logits().settings.model_dump() == {"temperature": 2.0}
     assert (Logits.recommended.weight, Logits.recommended.task_weight) == (0.25, 0.75)
+
+
+@pytest.mark.parametrize("task", [kdcore.Regression(), kdcore.MultiLabel()])
+def test_tasks_whose_outputs_are_no_classes_are_refused(task: kdcore.Task) -> None:
+    models = nn.Linear(3, 2), nn.Linear(3, 2)
+    with pytest.raises(StrategyError, match=f"which the outputs of {task.kind} are not"):
+        Distiller(*models, ["logits"], sample_input=torch.zeros(2, 3), task=task)
+
+
+def test_a_sequence_is_compared_token_by_token() -> None:
+    teacher, student = nn.Linear(3, 4), nn.Linear(3, 4)
+    inputs = torch.randn(2, 5, 3)
+    targets = torch.tensor([[0, 1, -100, -100, -100], [3, 2, 1, 0, -100]])
+    task = kdcore.Sequences()
+    with Distiller(teacher, student, ["logits"], sample_input=inputs, task=task) as distiller:
+        found = distiller(inputs, targets).auxiliary["logits"].detach()
+    known = targets != -100
+    assert torch.allclose(found, _loss(student(inputs)[known], teacher(inputs)[known]).mean())

@@ -9,10 +9,12 @@ from kdcore import (
     Adapters,
     Features,
     Recommended,
+    Setup,
     Shapes,
     Strategy,
     StrategySettings,
     hookimpl,
+    require_classes,
     require_same_classes,
 )
 
@@ -36,8 +38,9 @@ class Logits(Strategy):
     recommended = Recommended(0.25, 0.75, "PyTorch's knowledge distillation tutorial")
 
     @hookimpl
-    def adapt_shapes(self, student: Shapes, teacher: Shapes) -> Adapters:
-        """Need no adapter, only the same classes."""
+    def adapt_shapes(self, setup: Setup, student: Shapes, teacher: Shapes) -> Adapters:
+        """Need no adapter, only classes, and the same of both."""
+        require_classes(setup)
         require_same_classes(student, teacher)
         return Adapters()
 
