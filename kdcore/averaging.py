@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdcore.sharding import like, local
+
 
 def averaged(model: nn.Module) -> list[Tensor]:
     """Return what of a model is averaged: parameters and buffers of floating-point numbers."""
@@ -37,7 +39,7 @@ def follow(average: Sequence[Tensor], own: Sequence[Tensor], decay: float, updat
             ``(1 + updates) / (10 + updates)``.
     """
     kept = min(decay, (1 + updates) / (10 + updates))
-    torch._foreach_lerp_(list(average), list(own), 1 - kept)
+    torch._foreach_lerp_([*map(local, average)], [*map(local, own)], 1 - kept)
 
 
 class WeightAverage:
@@ -94,6 +96,6 @@ class WeightAverage:
         """Take back what `state_dict` returned."""
         self._updates = state["updates"]
         self._average = [
-            torch.empty_like(own).copy_(average)  # in the layout of the model's own
+            torch.empty_like(own).copy_(like(own, average))  # in the layout of the model's own
             for own, average in zip(self._own, state["average"], strict=bool(state["average"]))
         ]

@@ -31,12 +31,14 @@ def evaluate(model: nn.Module, source: Source, task: Task) -> dict[str, float]:
     """
     if not task.metrics:
         return {}
-    processes, samples = here(), torch.arange(len(source))
-    mine = processes.share(samples)
-    total = tally(model, source, task, mine if len(mine) else samples[:1])
-    if not len(mine):  # fewer samples than processes
-        total = torch.zeros_like(total)
-    scores = task.scores(processes.summed(total))
+    processes = here()
+    tallies = []
+    # All run the model equally often, which one that is spread over them needs.
+    for samples in torch.split(torch.arange(len(source)), task.evaluated * processes.count):
+        (mine,), idle = processes.parts(samples, 1)
+        own = tally(model, source, task, mine)
+        tallies.append(torch.zeros_like(own) if idle else own)
+    scores = task.scores(processes.summed(torch.stack(tallies).sum(0)))
     if not scores:
         raise DataError("there are no targets to score predictions against")
     return scores

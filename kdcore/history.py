@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kdcore.errors import ScoreError, unknown
 from kdcore.readings import StepRecord
+from kdcore.sharding import whole_state
 from kdcore.tasks import Metric
 
 
@@ -130,7 +131,7 @@ class History:
             return
         if self._better(record.validation[self.metric.name]):
             self.best_epoch = record.epoch
-            self.best_weights = copy.deepcopy(student.state_dict())
+            self.best_weights = copy.deepcopy(whole_state(student.state_dict()))
 
     @property
     def best_validation(self) -> float | None:

@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from kdcore.errors import ModelError
 from kdcore.sections import TrainConfig
+from kdcore.sharding import like
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> optim.Optimizer:
@@ -30,7 +31,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> 
             momentum=0.9 if config.momentum is None else config.momentum,
             nesterov=bool(config.nesterov),
             weight_decay=config.weight_decay,
-            fused=True,
+            fused=not config.shard,  # PyTorch has no fused one of weights in pieces
         )
     kind = optim.AdamW if config.optimizer == "adamw" else optim.Adam
     return kind(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
@@ -46,7 +47,8 @@ def load_optimizer(optimizer: optim.Optimizer, state: dict[str, Any]) -> None:
     for parameter, kept in optimizer.state.items():
         for name, value in kept.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
-                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                laid_out = torch.empty_like(parameter, dtype=value.dtype)
+                kept[name] = laid_out.copy_(like(parameter, value))
 
 
 def build_schedule(
@@ -80,12 +82,16 @@ def clip(parameters: Iterable[nn.Parameter], norm: float | None) -> None:
 
 
 def step_unless(optimizer: optim.Optimizer, stopped: Tensor) -> None:
-    """Take an optimizer step unless a flag on the device is 1, without looking at it here.
+    """Take an optimizer step unless a flag on the device is 1, without waiting for it if it can.
 
     Args:
         optimizer: one that `build_optimizer` made.
         stopped: 0 or 1, ``float32`` without dimensions.
     """
+    if not optimizer.defaults["fused"]:
+        if not bool(stopped):
+            optimizer.step()
+        return
     # What torch.amp.GradScaler sets on fused optimizers, for the same end.
     optimizer.grad_scale = None  # type: ignore[attr-defined]
     optimizer.found_inf = stopped  # type: ignore[attr-defined]

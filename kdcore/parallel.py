@@ -1,4 +1,4 @@
-"""The distiller as one unit of PyTorch's DistributedDataParallel, and the proof that it is whole.
+"""The distiller as one unit of PyTorch's distributed engine, and the proof that it is whole.
 
 What the processes are is in `processes`; what a step computes, in `trainer`.
 """
@@ -12,8 +12,9 @@ from torch.distributed import GradBucket  # type: ignore[attr-defined]  # export
 from torch.nn.parallel import DistributedDataParallel
 
 from kdcore.distiller import Distiller
-from kdcore.errors import ModelError
+from kdcore.errors import ConfigError, ModelError
 from kdcore.processes import Processes, here
+from kdcore.sharding import Shards, blocks_of
 
 
 class Unit:
@@ -24,31 +25,40 @@ class Unit:
 
     Args:
         distiller: the distiller; what is not trained must be frozen already.
-        optimizer: whose parameters it must hold.
+        shard: whether its weights are spread over the processes, instead of each having all.
 
     Raises:
-        ModelError: the optimizer holds a parameter that the distiller does not.
+        ConfigError: its weights cannot be spread.
     """
 
-    def __init__(self, distiller: Distiller, optimizer: optim.Optimizer) -> None:
+    def __init__(self, distiller: Distiller, *, shard: bool = False) -> None:
         self.processes = here()
-        check_inside(distiller, optimizer)
         self._distiller = distiller
-        self._wrapped = _wrapped(distiller, self.processes)
+        self._shards = _shards(distiller, self.processes) if shard else None
+        self._wrapped = None if shard else _wrapped(distiller, self.processes)
         self.module: nn.Module = self._wrapped or distiller
         self._learning = list(_learning(distiller))
 
     def micro_batch(self, last: bool) -> AbstractContextManager[None]:
         """Take care, inside the block, that gradients are summed with the last micro-batch."""
+        if self._shards is not None:
+            self._shards.sum_gradients(now=last)
         if self._wrapped is None or last:
             return nullcontext()
         waiting: AbstractContextManager[None] = self._wrapped.no_sync()
         return waiting
 
-    def release(self) -> None:
-        """Let go of the parameters, which another unit may hold next."""
+    def release(self, *, failed: bool) -> None:
+        """Let go of the parameters, which another unit may hold next.
+
+        Args:
+            failed: whether this process failed, so that the others may not answer: a student in
+                pieces stays in pieces then.
+        """
         if self._wrapped is not None:
             self._wrapped.reducer._remove_autograd_hooks()
+        if self._shards is not None and not failed:
+            self._shards.restore()
 
     def check(self) -> None:
         """Refuse parameters that were frozen or unfrozen since it was made.
@@ -56,7 +66,8 @@ class Unit:
         Raises:
             ModelError: names one.
         """
-        if self._wrapped is None or (now := list(_learning(self._distiller))) == self._learning:
+        now = list(_learning(self._distiller))
+        if self.processes.count == 1 or now == self._learning:
             return
         name = min(set(now) ^ set(self._learning))
         raise ModelError(
@@ -75,6 +86,21 @@ def _wrapped(distiller: Distiller, processes: Processes) -> DistributedDataParal
     wrapped = DistributedDataParallel(distiller)
     wrapped.register_comm_hook(None, _summed)
     return wrapped
+
+
+def _shards(distiller: Distiller, processes: Processes) -> Shards:
+    if processes.count == 1:
+        raise ConfigError(
+            "train.shard spreads weights over processes, and there is one: start several with "
+            "torchrun, or leave it out"
+        )
+    if distiller.moving:
+        raise ConfigError(
+            "train.shard does not go with a moving average of the student as a teacher: leave one "
+            "of them out"
+        )
+    student = distiller.student
+    return Shards(distiller, [*blocks_of(student), student], processes.count)
 
 
 def _summed(_: object, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:

@@ -236,6 +236,11 @@ class TrainConfig(Section):
         description="number format of both models' layers; adapters and losses stay in 32 bits",
     )
     compile: bool = Field(False, description="compile student and teacher with torch.compile")
+    shard: bool = Field(
+        False,
+        description="spread the weights that are trained over the processes (FSDP2), for a model "
+        "that is too large for one",
+    )
     labelled_share: float = Field(
         0.25,
         gt=0,
@@ -252,6 +257,8 @@ class TrainConfig(Section):
     def _settings_that_are_used(self) -> Self:
         self._refuse("optimizer = 'sgd'", self.optimizer != "sgd", "momentum", "nesterov")
         self._refuse("schedule = 'step'", self.schedule != "step", "milestones", "gamma")
+        if self.shard and (self.compile or self.precision == "fp16-mixed"):
+            raise ValueError("shard goes with precision '32' and 'bf16-mixed', without compile")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0")
         if self.schedule == "step" and not self.milestones:

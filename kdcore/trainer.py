@@ -24,12 +24,13 @@ from kdcore.evaluation import evaluate
 from kdcore.history import EpochTotals, History, Observer
 from kdcore.listening import LiveSignals, SignalSource
 from kdcore.optimizers import build_optimizer, build_schedule, clip, load_optimizer, step_unless
-from kdcore.parallel import Unit
+from kdcore.parallel import Unit, check_inside
 from kdcore.processes import here, idling
 from kdcore.randomness import derive_seed, random_state, set_random_state
 from kdcore.readings import Readings
 from kdcore.saving import Saver
 from kdcore.sections import TrainConfig
+from kdcore.sharding import like, whole, whole_state
 
 
 def train(
@@ -95,14 +96,16 @@ def train(
         training.load_state(saved)
     modes = [(module, module.training) for module in distiller.student.modules()]
     distiller.train()
+    failed = True
     try:
         with (
             saver.working() if saver else nullcontext(),
             explained_where_memory_ends(config.micro_batch),
         ):
             training.run(test, validation)
+        failed = False
     finally:
-        training.release()
+        training.release(failed=failed)
         for module, mode in modes:
             module.training = mode
     return training.history
@@ -136,9 +139,10 @@ class _Training:
         self._order = Order(source.targets, config.batch_size, config.labelled_share, seed)
         wanted = self._signals.needs_inputs
         self._feed = Feed(source, distiller.device, workers=workers, teacher=wanted)
-        self._optimizer = build_optimizer(distiller.parameters(), config)
-        self._unit = Unit(distiller, self._optimizer)
+        self._unit = Unit(distiller, shard=config.shard)
         self._processes = self._unit.processes
+        self._optimizer = build_optimizer(distiller.parameters(), config)
+        check_inside(distiller, self._optimizer)
         self._schedule = build_schedule(self._optimizer, config, self._order.steps)
         scales = distiller.execution.scales_losses
         self._scaler = torch.amp.GradScaler(distiller.device.type, enabled=scales)
@@ -258,18 +262,19 @@ class _Training:
 
     def _state(self) -> dict[str, object]:
         weights = self._distiller.state_dict()
+        average = self._average and whole_state(self._average.state_dict())
         return {
             "model": {
-                "weights": dict(weights),
+                "weights": whole_state(weights),
                 "metadata": dict(weights._metadata),  # type: ignore[attr-defined]  # PyTorch's
                 "unsaved": dict(_unsaved(self._distiller)),
                 "learning": _learning(self._distiller),
             },
             "optimizer": {
-                "optimizer": self._optimizer.state_dict(),
+                "optimizer": whole_state(self._optimizer.state_dict()),
                 "schedule": self._schedule.state_dict(),
                 "scaler": self._scaler.state_dict(),
-                "average": self._average and self._average.state_dict(),
+                "average": average,
             },
             "training": {
                 "history": self.history.state_dict(),
@@ -293,7 +298,11 @@ class _Training:
                 "what was saved is of a training of other parameters: the same, of the same "
                 "shapes, must have requires_grad=True"
             )
-        weights = OrderedDict(model["weights"])
+        own = self._distiller.state_dict(keep_vars=True)
+        weights = OrderedDict(
+            (name, like(own[name], each) if isinstance(each, Tensor) else each)
+            for name, each in model["weights"].items()
+        )
         weights._metadata = model["metadata"]  # type: ignore[attr-defined]  # PyTorch's
         self._distiller.load_state_dict(weights)
         for name, buffer in _unsaved(self._distiller):
@@ -315,10 +324,10 @@ class _Training:
         """Give the student the average of its weights for a while, where there is one."""
         return self._average.applied() if self._average else nullcontext()
 
-    def release(self) -> None:
+    def release(self, *, failed: bool) -> None:
         """Leave no gradients, and no hooks on parameters."""
         self._optimizer.zero_grad()
-        self._unit.release()
+        self._unit.release(failed=failed)
 
 
 def _learning(distiller: Distiller) -> list[str]:
@@ -383,7 +392,7 @@ def _check_gradients(distiller: Distiller, processes: int) -> None:
 def _check_weights(distiller: Distiller) -> None:
     """Refuse to evaluate or keep weights that a gradient has ruined."""
     for name, tensor in distiller.state_dict(keep_vars=True).items():
-        if isinstance(tensor, Tensor) and not bool(torch.isfinite(tensor).all()):
+        if isinstance(tensor, Tensor) and not bool(torch.isfinite(whole(tensor)).all()):
             raise NonFiniteLossError(
                 f"{name} is not finite after epoch {distiller.epoch}, though every loss was: a "
                 "loss has a gradient that is not; nothing was saved"

@@ -38,6 +38,7 @@ LAYERS = (
         "kdcore.execution",
         "kdcore.checkpoint",
         "kdcore.freezing",
+        "kdcore.sharding",
         "kdcore.averaging",
         "kdcore.teachers",
     ),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.together.gradients import ALL, CASES, SAMPLES, Told
-from tests.together.launch import together
+from tests.together.launch import run_together, together
 
 BOUND = 1e-12
 """Of the largest value, where that is above 1: attention's loss has a weight of 1000."""
@@ -20,6 +20,8 @@ RELATIONAL = [name for name in NAMES if name.startswith("correlation")]
 
 OTHERS = [
     "few labels, accumulate 3",
+    "in pieces, accumulate 1",
+    "in pieces, accumulate 3",
     "whole, accumulate 1",
     "a tap alone, accumulate 1",
     "a second stage, accumulate 1",
@@ -29,26 +31,20 @@ COMPARED = [(2, name) for name in NAMES + OTHERS if name not in RELATIONAL]
 COMPARED += [(3, name) for name in NAMES + OTHERS if name in OTHERS or name.startswith(ALL)]
 
 
-def _run(work: str, folder: Path, count: int) -> list[Told]:
-    ended = together(["-m", f"tests.together.{work}", str(folder)], count)
-    assert [each.returncode for each in ended] == [0] * count, ended[0].stderr + ended[-1].stderr
-    return [torch.load(folder / f"{count}-{rank}.pt") for rank in range(count)]
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Told:
-    return _run("gradients", tmp_path_factory.mktemp("alone"), 1)[0]
+    return run_together("gradients", tmp_path_factory.mktemp("alone"), 1)[0]
 
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Told]]:
     folder = tmp_path_factory.mktemp("several")
-    return {count: _run("gradients", folder, count) for count in (2, 3)}
+    return {count: run_together("gradients", folder, count) for count in (2, 3)}
 
 
 @pytest.fixture(scope="module")
 def of_both(tmp_path_factory: pytest.TempPathFactory) -> list[Told]:
-    return _run("mistakes", tmp_path_factory.mktemp("mistakes"), 2)
+    return run_together("mistakes", tmp_path_factory.mktemp("mistakes"), 2)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +126,7 @@ def test_what_is_frozen_once_training_has_begun_is_refused(mistakes: Told) -> No
 
 
 def test_all_processes_have_the_average_that_one_has(tmp_path: Path) -> None:
-    (alone,), (first, second) = (_run("averages", tmp_path, count) for count in (1, 2))
+    (alone,), (first, second) = (run_together("averages", tmp_path, count) for count in (1, 2))
     assert distance(alone["plain"], first["plain"]) <= BOUND
     assert distance(first["plain"], second["plain"]) == 0
     # Statistics are of each share, but all processes have the first one's.
@@ -150,8 +146,8 @@ def test_a_lost_process_ends_the_others_in_one_line(how: str) -> None:
 def test_each_process_asks_the_teacher_for_its_share_and_all_keep_the_same(
     tmp_path: Path, count: int
 ) -> None:
-    (one,) = _run("keeping", tmp_path, 1)
-    many = _run("keeping", tmp_path, count)
+    (one,) = run_together("keeping", tmp_path, 1)
+    many = run_together("keeping", tmp_path, count)
     for mode in ("memory", "disk", "disk again"):
         assert one[mode]
         for told in many:

@@ -18,6 +18,7 @@ from kdcore import Distiller, Features, Setup, hookimpl
 from kdcore.data.source import DatasetSource
 from kdcore.processes import joined
 from kdcore.sections import TrainConfig
+from kdcore.sharding import whole
 from kdcore.testing import small_student, small_teacher
 from kdcore.trainer import train
 from tests.strategies.attention import Attention
@@ -66,6 +67,9 @@ CASES: dict[str, list[Any]] = {
     ALL: ["logits", "cosine", "fitnets", Attention(), FixedContrastive(negatives=5)],
 }
 
+PIECES = ["logits", "cosine", "fitnets", Variational(), FixedContrastive(negatives=5)]
+"""Not attention: its weight of 1000 makes a unit in the last place grow from step to step."""
+
 
 def trained(
     entries: list[Any],
@@ -73,6 +77,7 @@ def trained(
     task_weight: float = 0.75,
     student: nn.Module | None = None,
     few_labels: bool = False,
+    shard: bool = False,
     before: Callable[[Distiller], object] = lambda _: None,
     observers: Sequence[Any] = (),
 ) -> Told:
@@ -89,7 +94,9 @@ def trained(
     told: Told = {"gradients": [], "losses": []}
 
     def note(parameters: Any, _: object) -> None:
-        told["gradients"].append([each.grad.clone() for each in parameters if each.requires_grad])
+        told["gradients"].append(
+            [whole(each.grad).clone() for each in parameters if each.requires_grad]
+        )
 
     class Listener:
         def on_step(self, record: Any) -> None:
@@ -100,7 +107,9 @@ def trained(
 
     source = DatasetSource(TensorDataset(images, targets), "images", same_every_epoch=True)
     test = DatasetSource(TensorDataset(images, torch.arange(SAMPLES) % 5), "test")
-    config = TrainConfig(epochs=2, batch_size=BATCH, accumulate=accumulate, optimizer="sgd", lr=0.1)
+    config = TrainConfig(
+        epochs=2, batch_size=BATCH, accumulate=accumulate, optimizer="sgd", lr=0.1, shard=shard
+    )
     with (
         Distiller(
             teacher if entries else None,
@@ -136,6 +145,10 @@ def main(folder: Path) -> None:
         student = small_student()
         trained(["fitnets"], task_weight=0.0, student=student)
         told["a second stage, accumulate 1"] = trained(["logits"], student=student)
+        several = processes.count > 1
+        for accumulate in (1, 3):
+            name = f"in pieces, accumulate {accumulate}"
+            told[name] = trained(PIECES, accumulate, shard=several)
         torch.save(told, folder / f"{processes.count}-{processes.rank}.pt")
 
 

@@ -6,6 +6,9 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,3 +53,10 @@ def together(
             process.kill()
             process.wait()
     return ended
+
+
+def run_together(work: str, folder: Path, count: int) -> list[dict[str, Any]]:
+    """Run a module of this package together; return what each process wrote down."""
+    ended = together(["-m", f"tests.together.{work}", str(folder)], count)
+    assert [each.returncode for each in ended] == [0] * count, ended[0].stderr + ended[-1].stderr
+    return [torch.load(folder / f"{count}-{rank}.pt") for rank in range(count)]

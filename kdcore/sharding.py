@@ -1,0 +1,139 @@
+"""A large student in pieces: each process holds a part of every weight, by PyTorch's FSDP2.
+
+While a training runs, weights are `DTensor`s, of which `whole` gives the tensor and `like` the
+piece. Afterwards the student is again what it was, weights aside.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from kdcore.devices import device_of
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+"""Where modules keep what `fully_shard` adds to them."""
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor as a whole; all processes must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor, as a view of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def like(own: Tensor, tensor: Tensor) -> Tensor:
+    """Return a whole tensor as another one is held: in a piece, or as it is."""
+    if not isinstance(own, DTensor) or isinstance(tensor, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(own.device), own.device_mesh, own.placements)
+
+
+class Shards:
+    """A module whose weights are spread over processes, until `restore`.
+
+    Args:
+        root: the module that is called; its own parameters are one piece.
+        blocks: modules within it that are another piece each, gathered while they run.
+        count: processes.
+    """
+
+    def __init__(self, root: nn.Module, blocks: Iterable[nn.Module], count: int) -> None:
+        self._before = [_Before(module) for module in root.modules()]
+        mesh = init_device_mesh(device_of(root).type, (count,))
+        for block in (*blocks, root):
+            fully_shard(block, mesh=mesh)
+        self._pieces = [each for each in root.modules() if isinstance(each, FSDPModule)]
+        for piece in self._pieces:
+            piece.set_gradient_divide_factor(1.0)  # losses are divided already
+            piece.set_force_sum_reduction_for_comms(True)  # gloo has no other
+        for before in self._before:
+            before.let_go()
+
+    def sum_gradients(self, now: bool) -> None:
+        """Say whether the next backward pass is the last of a step."""
+        for piece in self._pieces:
+            piece.set_requires_gradient_sync(now, recurse=False)
+
+    def restore(self) -> None:
+        """Give every module its class, hooks and parameters back, with the weights of now."""
+        for before in self._before:
+            before.restore()
+
+
+class _Before:
+    """What a module was before it was sharded."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._class = type(module)
+        self._names = set(vars(module))
+        self._hooks = {name: dict(vars(module)[name]) for name in _HOOKS if name in vars(module)}
+        self._parameters = dict(module._parameters)
+
+    def let_go(self) -> None:
+        """Let go of the whole weights; each process has its pieces now."""
+        for parameter in self._parameters.values():
+            if parameter is not None:
+                parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
+
+    def restore(self) -> None:
+        """Make the module what it was, with the weights of now."""
+        found = {
+            name: whole(each.detach()).clone()  # not a view of what FSDP gathers into
+            for name, each in self._module._parameters.items()
+            if each is not None
+        }
+        self._module.__class__ = self._class
+        for name in set(vars(self._module)) - self._names:
+            del vars(self._module)[name]
+        for name, hooks in self._hooks.items():
+            now = vars(self._module)[name]
+            for key in [key for key in now if key not in hooks]:
+                del now[key]
+        for name, parameter in self._parameters.items():
+            if parameter is not None:
+                parameter.data = found[name]
+                parameter.grad = None
+                self._module._parameters[name] = parameter
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """Return the parts of a model that run one after the other: its children, lists opened."""
+    found: list[nn.Module] = []
+    for child in model.children():
+        if isinstance(child, nn.ModuleList | nn.Sequential):
+            found += blocks_of(child)
+        elif any(True for _ in child.parameters()):
+            found.append(child)
+    return found
+
+
+def whole_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state dict with whole tensors, nested values included; all processes must ask."""
+    return {name: _whole(value) for name, value in state.items()}
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return whole(value)
+    if isinstance(value, Mapping):
+        return {key: _whole(each) for key, each in value.items()}
+    return [_whole(each) for each in value] if isinstance(value, list) else value

@@ -1,0 +1,76 @@
+"""A student in pieces is saved whole, goes on, and leaves as it came; its gradients: `parallel`."""
+
+import pytest
+import torch
+from torch import nn
+
+from kdcore import Distiller
+from kdcore.errors import ConfigError
+from kdcore.parallel import Unit
+from kdcore.sections import TrainConfig
+from kdcore.sharding import blocks_of, like, whole, whole_state
+from kdcore.testing import small_student
+from tests.together.gradients import Told
+from tests.together.launch import run_together
+from tests.together.pieces import STOPS, Normal
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory: pytest.TempPathFactory) -> list[Told]:
+    return run_together("pieces", tmp_path_factory.mktemp("pieces"), 2)
+
+
+def test_the_student_leaves_with_its_class_parameters_and_no_hooks(pieces: list[Told]) -> None:
+    before = Normal()
+    for told in pieces:
+        assert told["classes"] == [type(module).__name__ for module in before.modules()]
+        assert told["state"] == [sorted(vars(module)) for module in before.modules()]
+        assert set(told["hooks"]) == {0}
+        assert all(told["plain"])
+        assert told["alone"] == (2, 5)
+
+
+def test_all_processes_have_the_whole_student_and_the_best_one(pieces: list[Told]) -> None:
+    first, second = pieces
+    expected = {name: each.shape for name, each in Normal().state_dict().items()}
+    for name in ("weights", "best"):
+        assert {key: each.shape for key, each in first[name].items()} == expected
+        assert all(torch.equal(first[name][key], second[name][key]) for key in expected)
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_it_continues_bit_for_bit_where_it_was_saved(pieces: list[Told], stop: int) -> None:
+    for told in pieces:
+        continued = told[f"continued from {stop}"]
+        assert told[f"losses from {stop}"] == told["losses"]
+        assert all(torch.equal(continued[name], told["weights"][name]) for name in continued)
+
+
+def test_one_process_has_nothing_to_spread() -> None:
+    with (
+        Distiller(None, small_student()) as distiller,
+        pytest.raises(ConfigError, match="there is one: start several with torchrun"),
+    ):
+        Unit(distiller, shard=True)
+
+
+@pytest.mark.parametrize("other", [{"compile": True}, {"precision": "fp16-mixed"}])
+def test_what_does_not_go_with_it_is_refused(other: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="shard goes with precision"):
+        TrainConfig.model_validate({"shard": True, **other})
+
+
+def test_blocks_are_children_with_lists_opened_and_without_what_has_no_weights() -> None:
+    first, second = nn.Linear(1, 2), nn.Linear(2, 3)
+    model = nn.Sequential(nn.ReLU(), nn.Sequential(first, second))
+    assert blocks_of(model) == [first, second]
+
+
+def test_what_is_whole_already_stays_as_it_is() -> None:
+    tensor = torch.arange(3)
+    assert whole(tensor) is tensor
+    assert like(tensor, tensor) is tensor
+    assert whole_state({"a": [tensor, {"b": tensor}], "c": 1}) == {
+        "a": [tensor, {"b": tensor}],
+        "c": 1,
+    }
