@@ -511,6 +511,13 @@ def test_every_key_of_a_run_can_be_written_and_read_again(tmp_path: Path) -> Non
             "cache": {"mode": "disk", "dtype": "float16", "memory": 5, "disk": 6, "folder": "/c"},
             "checkpoint": {"steps": 4, "minutes": 0.5, "epochs": 0, "keep": 3},
             "wrappers": ["profiler"],
+            "processes": {"timeout": 5},
+            "task": {
+                "kind": "none",
+                "metric": "m:f",
+                "metric_name": "far, m²",
+                "higher_is_better": False,
+            },
             "data": {
                 "name": "folder",
                 "root": "/photos/cats “and” dogs",
