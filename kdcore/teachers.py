@@ -103,11 +103,11 @@ def check_teachers(names: Collection[str], ensembles: Mapping[str, TeacherEnsemb
         for member in ensemble.members:
             if member not in names:
                 others = [each for each in names if each not in ensembles]
-                raise ConfigError(f"teacher {name}: {unknown('member', member, others)}")
+                raise ConfigError(f"{title_of(name)}: {unknown('member', member, others)}")
             if member in ensembles:
                 raise ConfigError(
-                    f"teacher {name}: its member {member!r} is an ensemble, which cannot be one of "
-                    "another: name its members"
+                    f"{title_of(name)}: its member {member!r} is an ensemble, which cannot be one "
+                    "of another: name its members"
                 )
 
 

@@ -510,8 +510,8 @@ def test_every_key_of_a_run_can_be_written_and_read_again(tmp_path: Path) -> Non
             "augment": {"crop": 4, "flip": True, "views": 8, "resized_crop": 0.5, "seed": 3},
             "cache": {"mode": "disk", "dtype": "float16", "memory": 5, "disk": 6, "folder": "/c"},
             "checkpoint": {"steps": 4, "minutes": 0.5, "epochs": 0, "keep": 3},
+            "processes": {"timeout": 2.5},
             "wrappers": ["profiler"],
-            "processes": {"timeout": 5},
             "task": {
                 "kind": "none",
                 "metric": "m:f",

@@ -58,6 +58,8 @@ def test_members_are_teachers_and_no_ensembles() -> None:
     check_teachers(["big", "small", "both"], {"both": BOTH})  # the control
     with pytest.raises(ConfigError, match="teacher both: unknown member 'small'"):
         check_teachers(["big", "both"], {"both": BOTH})
+    with pytest.raises(ConfigError, match=r"^teacher: unknown member"):
+        check_teachers(["teacher"], {"teacher": BOTH})
     nested = {"both": BOTH, "more": TeacherEnsemble(("both", "big"))}
     with pytest.raises(ConfigError, match="teacher more: its member 'both' is an ensemble"):
         check_teachers(["big", "small", "both", "more"], nested)

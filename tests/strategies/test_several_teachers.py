@@ -516,3 +516,14 @@ def test_distill_takes_teachers_by_name_and_continues_with_a_moving_one(tmp_path
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     with pytest.raises(kdcore.KdcoreError, match=r"began with something else: averages\.self"):
         run(tmp_path / "a", 2, 0.5)
+
+
+def test_the_students_own_average_can_be_the_one_teacher() -> None:
+    own = MovingAverageTeacher()
+    with Distiller(own, _net(3), ["logits"], sample_input=torch.zeros(2, 3, 16, 16)) as distiller:
+        assert list(distiller.moving) == ["teacher"]
+        assert distiller(torch.ones(2, 3, 16, 16)).auxiliary["logits"].item() >= 0
+        with torch.no_grad():
+            next(distiller.student.parameters()).add_(1)
+        distiller.advance()
+        assert list(distiller.carried()) == ["logits", "teacher teacher"]
