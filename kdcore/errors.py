@@ -5,7 +5,7 @@ Anything else that escapes is a bug in kdcore and keeps its traceback.
 """
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG})
@@ -104,3 +104,14 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     elif not choices:
         message += " (there is none)"
     return message
+
+
+SHOWN_SAMPLES = 10
+"""So many indices of samples are shown in a message."""
+
+
+def samples_text(indices: Sequence[int], count: int) -> str:
+    """Name some samples by their indices, the first of so many."""
+    shown = ", ".join(map(str, indices[:SHOWN_SAMPLES]))
+    rest = count - SHOWN_SAMPLES
+    return f"{shown} and {rest} more" if rest > 0 else shown

@@ -4,19 +4,17 @@ A device that computes ahead of the host would have to wait for each loss that i
 they stay where they are for some steps, and a flag beside them stops the optimizer at once.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kdcore.errors import NonFiniteLossError
+from kdcore.errors import NonFiniteLossError, samples_text
 from kdcore.processes import here
 
 READ_EVERY = 50
 """Steps between two readings, on a device that computes ahead of the host."""
-
-SHOWN_SAMPLES = 10
 
 
 @dataclass(frozen=True)
@@ -109,13 +107,7 @@ def _check(step: _Waiting, losses: Mapping[str, float]) -> None:
             indices = step.indices.tolist()
             raise NonFiniteLossError(
                 f"the loss {label!r} is {losses[label]} in epoch {step.epoch}, step {step.step} "
-                f"(samples {_some(indices)}); the step was not taken: try a lower lr, "
+                f"(samples {samples_text(indices, len(indices))}); the step was not taken: try a lower lr, "
                 "clip_norm, or a smaller weight",
                 indices=tuple(indices),
             )
-
-
-def _some(indices: Sequence[int]) -> str:
-    shown = ", ".join(map(str, indices[:SHOWN_SAMPLES]))
-    rest = len(indices) - SHOWN_SAMPLES
-    return f"{shown} and {rest} more" if rest > 0 else shown

@@ -4,15 +4,16 @@ Both ways give the same batches, bit for bit. Which samples a batch holds is dec
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from kdcore.data.source import Batch, Source, gathered
-from kdcore.errors import DataError
+from kdcore.errors import SHOWN_SAMPLES, DataError, samples_text
 from kdcore.files import size_text
 
 MOST_WORKERS = 8
@@ -67,8 +68,9 @@ class Feed:
             for plan in plans:
                 yield [batch.to(self._device) for batch in steps[plan]]
             return
+        watched = _Watched(steps, self._workers)
         loader = DataLoader(
-            _Caught(steps),
+            watched,
             batch_size=None,
             sampler=plans,
             num_workers=self._workers,
@@ -84,8 +86,9 @@ class Feed:
         except RuntimeError as error:
             if not any(words in str(error) for words in DIED):
                 raise
+            said = " ".join(str(error).split())
             raise DataError(
-                f"a process that reads ahead died ({' '.join(str(error).split())}); "
+                f"a process that reads ahead died{watched.where(said)} ({said}); "
                 "data.workers = 0 reads without"
             ) from error
 
@@ -101,13 +104,35 @@ class _Steps(Dataset[list[Batch]]):
         ]
 
 
-class _Caught(Dataset[list[Batch] | Exception]):
-    """Hands failures over as they are: a loader would wrap them into a page of its own."""
+class _Watched(Dataset[list[Batch] | Exception]):
+    """Notes what each worker is at, for when it dies, and hands failures over as they are.
 
-    def __init__(self, steps: _Steps) -> None:
+    A loader would wrap them into a page of its own.
+    """
+
+    def __init__(self, steps: _Steps, workers: int) -> None:
         self._steps = steps
+        # Of each worker its process, how many samples it is at, and the first of them.
+        self._at = torch.zeros((workers, 2 + SHOWN_SAMPLES), dtype=torch.int64)
+        self._at.share_memory_()  # type: ignore[no-untyped-call]  # as PyTorch has it
+
+    def where(self, said: str) -> str:
+        """Say at which samples those workers are whose process is named in a message."""
+        named = set(map(int, re.findall(r"\d+", said)))
+        found = [
+            samples_text(row[2 : 2 + min(row[1], SHOWN_SAMPLES)], row[1])
+            for row in self._at.tolist()
+            if row[0] in named
+        ]
+        return f" at sample {' or '.join(found)}" if found else ""
 
     def __getitem__(self, plan: Plan) -> list[Batch] | Exception:
+        worker = get_worker_info()
+        assert worker is not None
+        samples = torch.cat(list(plan.parts))
+        row = self._at[worker.id]
+        row[0], row[1] = os.getpid(), len(samples)
+        row[2 : 2 + len(samples)] = samples[:SHOWN_SAMPLES]
         try:
             return self._steps[plan]
         except Exception as error:

@@ -298,7 +298,13 @@ class DatasetSource(Source):
         self._fingerprint: str | None = None
 
     def _pair(self, index: int) -> tuple[Any, Any]:
-        sample = self.dataset[index]
+        try:
+            sample = self.dataset[index]
+        except Exception as error:  # a user's data set may fail in any way
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"{self.name}[{index}] cannot be read: {type(error).__name__}: {reason}"
+            ) from error
         if not isinstance(sample, tuple | list) or len(sample) != 2:
             raise DataError(
                 f"{self.name}[{index}] is {type(sample).__name__}, expected (input, target)"

@@ -10,7 +10,7 @@ from kdcore.data.feed import Feed, Plan, describe_feed, workers_for
 from kdcore.data.images import ArrayImages, LabelledImages
 from kdcore.data.pixels import PixelPool
 from kdcore.data.preprocess import Preprocess
-from kdcore.data.source import Batch, ImageSource, Source
+from kdcore.data.source import Batch, DatasetSource, ImageSource, Source
 from kdcore.errors import DataError
 from kdcore.sections import AugmentConfig
 
@@ -78,15 +78,34 @@ def test_the_teachers_inputs_may_be_left_out() -> None:
 
 class _Dying(Source):
     views = 1
-    targets = torch.zeros(4, dtype=torch.int64)
+    targets = torch.zeros(6, dtype=torch.int64)
 
-    def batch(self, *_: object, **__: object) -> Batch:
-        os._exit(3)
+    def batch(self, indices: torch.Tensor, view: int = 0, **_: object) -> Batch:
+        if 5 in indices:
+            os._exit(3)
+        return Batch(indices, indices, self.targets[indices], indices, view, None, indices)
 
 
-def test_a_worker_that_dies_is_told_of_in_one_line() -> None:
-    with pytest.raises(DataError, match=r"reads ahead died.*workers = 0"):
-        list(Feed(_Dying(), CPU, workers=1).batches(PLANS))
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_dies_is_told_of_in_one_line_with_its_samples(workers: int) -> None:
+    words = r"reads ahead died at sample 3, 0, 5 \(.*workers = 0"
+    with pytest.raises(DataError, match=words):
+        list(Feed(_Dying(), CPU, workers=workers).batches(PLANS))
+
+
+class _Failing:
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> tuple[float, int]:
+        if index == 2:
+            raise OSError("no such\nthing")
+        return 0.0, 1
+
+
+def test_a_sample_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(DataError, match=r"^photos\[2\] cannot be read: OSError: no such thing$"):
+        DatasetSource(_Failing(), "photos")
 
 
 def test_images_that_are_kept_need_no_workers_and_what_is_asked_for_is_done() -> None:
