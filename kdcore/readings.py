@@ -107,7 +107,7 @@ def _check(step: _Waiting, losses: Mapping[str, float]) -> None:
             indices = step.indices.tolist()
             raise NonFiniteLossError(
                 f"the loss {label!r} is {losses[label]} in epoch {step.epoch}, step {step.step} "
-                f"(samples {samples_text(indices, len(indices))}); the step was not taken: try a lower lr, "
-                "clip_norm, or a smaller weight",
+                f"(samples {samples_text(indices, len(indices))}); the step was not taken: try "
+                "a lower lr, clip_norm, or a smaller weight",
                 indices=tuple(indices),
             )
