@@ -21,6 +21,7 @@ from kdcore.sections import (
     CheckpointConfig,
     DataConfig,
     ModelConfig,
+    ProcessesConfig,
     TaskConfig,
     TrainConfig,
 )
@@ -48,6 +49,7 @@ def tables() -> str:
         ("`[augment]`", AugmentConfig, set()),
         ("`[cache]`", CacheConfig, set()),
         ("`[checkpoint]`", CheckpointConfig, set()),
+        ("`[processes]`", ProcessesConfig, set()),
         ("`[[candidates]]`", CandidateConfig, set()),
         ("`[[stages]]` and `[[candidates.stages]]`", StageConfig, set()),
         ("A weight as a table", Moving, set()),

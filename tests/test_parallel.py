@@ -20,6 +20,7 @@ RELATIONAL = [name for name in NAMES if name.startswith("correlation")]
 
 OTHERS = [
     "few labels, accumulate 3",
+    "positions, accumulate 3",
     "in pieces, accumulate 1",
     "in pieces, accumulate 3",
     "whole, accumulate 1",

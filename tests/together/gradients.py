@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import TensorDataset
 
 import kdcore
-from kdcore import Distiller, Features, Setup, hookimpl
+from kdcore import Distiller, Features, Segmentation, Setup, Task, hookimpl
 from kdcore.data.source import DatasetSource
 from kdcore.processes import joined
 from kdcore.sections import TrainConfig
@@ -40,6 +40,18 @@ class FixedContrastive(Contrastive):
 
     def _negatives(self, targets: Tensor, indices: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         return (indices[:, None] + torch.arange(1, 6)) % len(targets)
+
+
+class Maps(nn.Module):
+    """A model that predicts a class a position: ``[batch, 3, height, width]`` to classes."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, width, 3, 2), nn.ReLU(), nn.Conv2d(width, 4, 3, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layers(x)
+        return logits
 
 
 class Whole(Relational):
@@ -78,17 +90,20 @@ def trained(
     student: nn.Module | None = None,
     few_labels: bool = False,
     shard: bool = False,
+    task: Task | None = None,
+    models: tuple[nn.Module, nn.Module] | None = None,
+    targets: Tensor | None = None,
     before: Callable[[Distiller], object] = lambda _: None,
     observers: Sequence[Any] = (),
 ) -> Told:
     """Train two epochs; return gradients of each step, losses, weights and memory."""
     torch.manual_seed(0)
     images = torch.rand(SAMPLES, 3, 16, 16, dtype=torch.float64)
-    targets = torch.arange(SAMPLES) % 5
+    targets = torch.arange(SAMPLES) % 5 if targets is None else targets
     if few_labels:
         targets[::2] = -100
     torch.manual_seed(1)
-    own, teacher = student or small_student(), small_teacher()
+    own, teacher = models or (student or small_student(), small_teacher())
     own.double()
     teacher.double()
     told: Told = {"gradients": [], "losses": []}
@@ -103,10 +118,10 @@ def trained(
             told["losses"].append(record.losses)
 
         def on_epoch(self, record: Any) -> None:
-            told["score"] = record.accuracy
+            told["scores"] = dict(record.scores)
 
     source = DatasetSource(TensorDataset(images, targets), "images", same_every_epoch=True)
-    test = DatasetSource(TensorDataset(images, torch.arange(SAMPLES) % 5), "test")
+    test = DatasetSource(TensorDataset(images, targets.clamp(min=0)), "test")
     config = TrainConfig(
         epochs=2, batch_size=BATCH, accumulate=accumulate, optimizer="sgd", lr=0.1, shard=shard
     )
@@ -118,6 +133,7 @@ def trained(
             task_weight=task_weight,
             sample_input=images[:2],
             setup=Setup(targets=targets),
+            task=task,
         ) as distiller,
         patch("kdcore.trainer.clip", note),
     ):
@@ -145,6 +161,14 @@ def main(folder: Path) -> None:
         student = small_student()
         trained(["fitnets"], task_weight=0.0, student=student)
         told["a second stage, accumulate 1"] = trained(["logits"], student=student)
+        voids = torch.arange(SAMPLES * 9).reshape(SAMPLES, 3, 3) % 4
+        voids[voids.flatten().cumsum(0).reshape(voids.shape) % 3 == 0] = -100  # uneven rows
+        voids[5] = -100
+        torch.manual_seed(2)
+        models = Maps(5), Maps(8)
+        told["positions, accumulate 3"] = trained(
+            ["logits", "fitnets"], 3, task=Segmentation(), models=models, targets=voids
+        )
         several = processes.count > 1
         for accumulate in (1, 3):
             name = f"in pieces, accumulate {accumulate}"
