@@ -166,8 +166,9 @@ def main(folder: Path) -> None:
         voids[5] = -100
         torch.manual_seed(2)
         models = Maps(5), Maps(8)
+        hints = {"name": "fitnets", "student_tap": "layers.1", "teacher_tap": "layers.1"}
         told["positions, accumulate 3"] = trained(
-            ["logits", "fitnets"], 3, task=Segmentation(), models=models, targets=voids
+            ["logits", hints], 3, task=Segmentation(), models=models, targets=voids
         )
         several = processes.count > 1
         for accumulate in (1, 3):
