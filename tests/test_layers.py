@@ -39,10 +39,9 @@ LAYERS = (
         "kdcore.checkpoint",
         "kdcore.freezing",
         "kdcore.sharding",
-        "kdcore.averaging",
         "kdcore.teachers",
     ),
-    ("kdcore.store",),
+    ("kdcore.store", "kdcore.averaging"),
     # the words of the hooks, and taps
     ("kdcore.contract", "kdcore.taps"),
     ("kdcore.signals",),
