@@ -25,6 +25,7 @@ from kdcore.fingerprint import digest_of, machine_facts, source_of, structure_of
 from kdcore.history import History, Observer, accuracy_of
 from kdcore.nested import to_device
 from kdcore.probe import evaluating
+from kdcore.processes import here
 from kdcore.saving import Saver
 from kdcore.sections import CacheConfig, CheckpointConfig, TrainConfig
 from kdcore.selection import Entry
@@ -144,7 +145,8 @@ def distill(
         ):
             if data is not None:
                 check_targets(task, data.targets, outputs, name)
-        request = Request(distiller.teachers, source, config.micro_batch, place)
+        most = here().largest_share(config.micro_batch)
+        request = Request(distiller.teachers, source, most, place)
         signals = SignalCache(CacheConfig(), lambda _: None).source(request)
         saver = None
         if resume is not None:

@@ -1,6 +1,7 @@
 """What hooks receive and what they return; `hookspecs` says when.
 
-Nothing here computes: these are the words in which a method and the core talk.
+These are the words in which a method and the core talk; memory alone does something, when its
+writes take effect.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -174,11 +174,14 @@ def keep_answers(context: RunContext, seed: int) -> None:
         with context.distiller(seed, student, models, stage) as distiller:
             context.cache.expect(distiller.teachers)
     identities = {name: teacher.identity for name, teacher in teachers.items()}
-    source, asked = context.data.student, set[str]()
+    source, asked = context.data.student, set[tuple[object, ...]]()
     for stage in stages:  # in the first of a teacher, what others want of it is computed too
-        if asked >= models.keys() & context.teachers_of(stage.strategies).keys():
+        config = context.experiment.stage_train(stage)
+        how = config.micro_batch, config.precision, config.compile
+        names = models.keys() & context.teachers_of(stage.strategies).keys()
+        if asked >= {(name, *how) for name in names}:
             continue
-        student, config = context.new_student(seed), context.experiment.stage_train(stage)
+        student = context.new_student(seed)
         with context.distiller(seed, student, models, stage) as distiller:
             signals_of(context, distiller, config, source, identities)
-            asked |= distiller.teachers.keys()
+            asked |= {(name, *how) for name in distiller.teachers}

@@ -39,7 +39,8 @@ class Frozen:
             tuple(
                 module
                 for module in student.modules()
-                if list(module.parameters()) and not kept & set(map(id, module.modules()))
+                if (*module.parameters(), *module.buffers())
+                and not kept & set(map(id, module.modules()))
             ),
             tuple(
                 each

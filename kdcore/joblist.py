@@ -5,10 +5,9 @@ in `run`, how they are compared in `comparison`.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from kdcore.errors import ConfigError, UserError
 from kdcore.experiment import CandidateConfig, ComparisonConfig, StageConfig
@@ -115,7 +114,8 @@ def join(out: Path, description: bytes, config: ComparisonConfig) -> Joined:
     Raises:
         UserError: there is nothing.
     """
-    results: dict[tuple[int, str], RunResult] = {}
+    taught: dict[tuple[int, str], RunResult] = {}
+    learned: list[RunResult] = []
     missing: list[Student] = []
     about: tuple[str, ...] = ()
     for student in students(config):
@@ -124,23 +124,21 @@ def join(out: Path, description: bytes, config: ComparisonConfig) -> Joined:
             missing.append(student)
             continue
         about = tuple(known["about"])
-        for result in _results(known):
-            results.setdefault((result.seed, result.name), result)
-    if not results:
+        *teachers, own = map(RunResult.of, known["results"])
+        taught |= {(each.seed, each.name): each for each in teachers}
+        learned.append(own)
+    if not learned:
         raise UserError(
             f"no student of the comparison in {out} is finished: train one with kdcore compare "
             "FILE --only NUMBER"
         )
-    return Joined(tuple(results.values()), tuple(missing), about)
+    # As `compare` has them: seed by seed, the teachers first.
+    results = sorted([*taught.values(), *learned], key=lambda each: config.seeds.index(each.seed))
+    return Joined(tuple(results), tuple(missing), about)
 
 
 def _is_of(known: object, description: bytes) -> bool:
     return isinstance(known, Mapping) and known.get("comparison") == _digest(description)
-
-
-def _results(known: Mapping[str, Any]) -> Iterator[RunResult]:
-    for result in known["results"]:
-        yield RunResult(**{**result, "epochs": tuple(result["epochs"])})
 
 
 def _digest(description: bytes) -> str:

@@ -5,6 +5,7 @@ What the processes are is in `processes`; what a step computes, in `trainer`.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import Self
 
 import torch
 from torch import nn, optim
@@ -20,8 +21,9 @@ from kdcore.sharding import Shards, blocks_of
 class Unit:
     """A distiller that is called in each process on its share of a batch.
 
-    Gradients are summed over processes after the last micro-batch of a step: losses are divided
-    by what the whole step holds already.
+    It is used as a context, at whose end it lets go of the parameters. Gradients are summed over
+    processes after the last micro-batch of a step: losses are divided by what the whole step holds
+    already.
 
     Args:
         distiller: the distiller; what is not trained must be frozen already.
@@ -48,7 +50,13 @@ class Unit:
         waiting: AbstractContextManager[None] = self._wrapped.no_sync()
         return waiting
 
-    def release(self, *, failed: bool) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._release(failed=kind is not None)
+
+    def _release(self, *, failed: bool) -> None:
         """Let go of the parameters, which another unit may hold next.
 
         Args:

@@ -27,8 +27,8 @@ class _Members(nn.Module):
         self.ensemble = ensemble
         self.models = nn.ModuleList(models[name] for name in ensemble.members)
 
-    def forward(self, **inputs: Any) -> Tensor:
-        """Return the mean of the members' logits, ``[batch, classes]``."""
+    def forward(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Return the mean of the members' logits, ``[batch, classes]``, of each one's inputs."""
         heard = {
             name: Signals(logits_of(run_model(model, inputs[name])), {})
             for name, model in zip(self.ensemble.members, self.models, strict=True)
@@ -51,7 +51,8 @@ class _MembersView(Source):
         """Gather samples."""
         batch = self.source.batch(indices, view)
         inputs = {name: inputs_of(batch.teacher_inputs, name) for name in self.members}
-        return replace(batch, inputs=inputs, teacher_inputs=None)
+        # In a tuple: a member may be called as no argument can be.
+        return replace(batch, inputs=(inputs,), teacher_inputs=None)
 
 
 def scores_of(

@@ -48,9 +48,9 @@ class Processes:
         """Whether it is the one that writes files and talks."""
         return self.rank == 0
 
-    def share(self, samples: Tensor) -> Tensor:
-        """Return its share of some samples, ``int64 [samples]``: every so many-th."""
-        return samples[self.rank :: self.count]
+    def largest_share(self, samples: int) -> int:
+        """Return how many of so many samples a process has at most."""
+        return -(-samples // self.count)
 
     def parts(self, samples: Tensor, accumulate: int) -> tuple[list[Tensor], bool]:
         """Share the samples of an optimizer step out to processes and micro-batches.

@@ -125,7 +125,8 @@ def write_report(
     write_json(folder / "report.json", as_json(results))
     write_bytes(folder / "curves.png", curves(results))
     facts = "\n".join(f"- {line}" for line in about)
-    shown = (results[0].metric or NO_SCORE).name
+    metric = results[0].metric
+    shown = metric.name if metric else "training loss"
     picture = f"![{shown[:1].upper()}{shown[1:]} by epoch](curves.png)"
     text = f"# {title}\n\n{facts}\n\n{markdown_table(results)}\n\n{picture}\n"
     write_bytes(folder / "report.md", text.encode())

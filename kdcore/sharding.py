@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from kdcore.devices import device_of
+from kdcore.errors import ModelError
 
 _HOOKS = (
     "_forward_hooks",
@@ -51,15 +52,30 @@ class Shards:
 
     Args:
         root: the module that is called; its own parameters are one piece.
-        blocks: modules within it that are another piece each, gathered while they run.
+        blocks: modules within it that are another piece each, gathered while they run; those that
+            share a parameter with another are not.
         count: processes.
+
+    Raises:
+        ModelError: a parameter cannot be spread.
     """
 
     def __init__(self, root: nn.Module, blocks: Iterable[nn.Module], count: int) -> None:
+        for name, parameter in root.named_parameters():
+            if parameter.ndim == 0:
+                raise ModelError(
+                    f"train.shard: {name} has no dimensions, which PyTorch cannot spread: give it "
+                    "one (torch.ones(1)), or leave shard out"
+                )
         self._before = [_Before(module) for module in root.modules()]
         mesh = init_device_mesh(device_of(root).type, (count,))
-        for block in (*blocks, root):
-            fully_shard(block, mesh=mesh)
+        try:
+            for block in (*_apart(blocks), root):
+                fully_shard(block, mesh=mesh)
+        except BaseException:
+            for before in self._before:
+                before.put_back({})
+            raise
         self._pieces = [each for each in root.modules() if isinstance(each, FSDPModule)]
         for piece in self._pieces:
             piece.set_gradient_divide_factor(1.0)  # losses are divided already
@@ -96,11 +112,16 @@ class _Before:
 
     def restore(self) -> None:
         """Make the module what it was, with the weights of now."""
-        found = {
-            name: whole(each.detach()).clone()  # not a view of what FSDP gathers into
-            for name, each in self._module._parameters.items()
-            if each is not None
-        }
+        self.put_back(
+            {
+                name: whole(each.detach()).clone()  # not a view of what FSDP gathers into
+                for name, each in self._module._parameters.items()
+                if each is not None
+            }
+        )
+
+    def put_back(self, weights: Mapping[str, Tensor]) -> None:
+        """Make the module what it was, with other weights where they are given."""
         self._module.__class__ = self._class
         for name in set(vars(self._module)) - self._names:
             del vars(self._module)[name]
@@ -109,10 +130,21 @@ class _Before:
             for key in [key for key in now if key not in hooks]:
                 del now[key]
         for name, parameter in self._parameters.items():
-            if parameter is not None:
-                parameter.data = found[name]
+            self._module._parameters[name] = parameter
+            if parameter is not None and name in weights:
+                parameter.data = weights[name]
                 parameter.grad = None
-                self._module._parameters[name] = parameter
+
+
+def _apart(blocks: Iterable[nn.Module]) -> list[nn.Module]:
+    """Leave out modules that share a parameter with one that is no part of them."""
+    found = list(blocks)
+    inside = [{id(each) for each in block.parameters()} for block in found]
+    return [
+        block
+        for block, own in zip(found, inside, strict=True)
+        if all(own <= other or other <= own or not own & other for other in inside)
+    ]
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:

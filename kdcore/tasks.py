@@ -225,8 +225,10 @@ class OfClasses(Task):
         return {**super().facts(), "label_smoothing": self.label_smoothing}
 
     def outputs(self, targets: Tensor) -> int | None:
-        """Return the number of classes up to the largest that occurs."""
-        return None if targets.is_floating_point() else int(targets.max()) + 1
+        """Return the number of classes up to the largest that occurs; None where none does."""
+        if targets.is_floating_point() or not bool(has_target(targets).any()):
+            return None
+        return int(targets.max()) + 1
 
     def wrong(self, targets: Tensor, outputs: int) -> Tensor:
         """Return which are no class, but for -100."""

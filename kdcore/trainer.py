@@ -79,33 +79,34 @@ def train(
         ResumeError: what was saved is of another training.
         Interrupted: a signal asked to stop; the training is saved.
     """
-    training = _Training(
-        distiller,
-        source,
-        config,
-        seed,
-        signals,
-        workers,
-        read_every,
-        observers,
-        saver,
-        epochs_before,
-    )
-    torch.manual_seed(_dropout_seed(seed, epochs_before))
-    if saver and (saved := saver.load()):
-        training.load_state(saved)
     modes = [(module, module.training) for module in distiller.student.modules()]
-    distiller.train()
-    failed = True
     try:
-        with (
-            saver.working() if saver else nullcontext(),
-            explained_where_memory_ends(config.micro_batch),
-        ):
-            training.run(test, validation)
-        failed = False
+        with Unit(distiller, shard=config.shard) as unit:
+            training = _Training(
+                distiller,
+                unit,
+                source,
+                config,
+                seed,
+                signals,
+                workers,
+                read_every,
+                observers,
+                saver,
+                epochs_before,
+            )
+            torch.manual_seed(_dropout_seed(seed, epochs_before))
+            if saver and (saved := saver.load()):
+                training.load_state(saved)
+            distiller.train()
+            with (
+                saver.working() if saver else nullcontext(),
+                explained_where_memory_ends(config.micro_batch),
+            ):
+                training.run(test, validation)
     finally:
-        training.release(failed=failed)
+        for parameter in distiller.parameters():
+            parameter.grad = None
         for module, mode in modes:
             module.training = mode
     return training.history
@@ -117,6 +118,7 @@ class _Training:
     def __init__(
         self,
         distiller: Distiller,
+        unit: Unit,
         source: Source,
         config: TrainConfig,
         seed: int,
@@ -135,12 +137,13 @@ class _Training:
         self._observers = observers
         self._saver = saver
         self._before = epochs_before
-        self._signals = signals or LiveSignals(distiller.teachers, config.micro_batch)
+        self._unit = unit
+        self._processes = unit.processes
+        most = unit.processes.largest_share(config.micro_batch)
+        self._signals = signals or LiveSignals(distiller.teachers, most)
         self._order = Order(source.targets, config.batch_size, config.labelled_share, seed)
         wanted = self._signals.needs_inputs
         self._feed = Feed(source, distiller.device, workers=workers, teacher=wanted)
-        self._unit = Unit(distiller, shard=config.shard)
-        self._processes = self._unit.processes
         self._optimizer = build_optimizer(distiller.parameters(), config)
         check_inside(distiller, self._optimizer)
         self._schedule = build_schedule(self._optimizer, config, self._order.steps)
@@ -323,11 +326,6 @@ class _Training:
     def _averaged(self) -> AbstractContextManager[None]:
         """Give the student the average of its weights for a while, where there is one."""
         return self._average.applied() if self._average else nullcontext()
-
-    def release(self, *, failed: bool) -> None:
-        """Leave no gradients, and no hooks on parameters."""
-        self._optimizer.zero_grad()
-        self._unit.release(failed=failed)
 
 
 def _learning(distiller: Distiller) -> list[str]:

@@ -57,8 +57,9 @@ def signals_of(
     if not distiller.teachers:
         return LiveSignals({})
     facts = {"precision": config.precision, "compile": config.compile}
+    most = here().largest_share(config.micro_batch)
     return context.cache.source(
-        Request(distiller.teachers, source, config.micro_batch, context.device, facts, identities)
+        Request(distiller.teachers, source, most, context.device, facts, identities)
     )
 
 

@@ -105,7 +105,8 @@ class Regression(_Values):
         if not len(count):
             return {}
         spread = squares - total.square() / count
-        varies = spread > 1e-12 * squares
+        # Less than the rounding of the sums is nothing.
+        varies = spread > 8 * torch.finfo(torch.float64).eps * squares
         r2 = torch.where(varies, 1 - errors / spread, (errors == 0).double())
         each = (r2, distances / count, (errors / count).sqrt())
         return {

@@ -30,9 +30,8 @@ def test_a_process_alone_has_the_micro_batches_that_it_always_had() -> None:
     assert not idle
 
 
-def test_shares_are_all_samples_and_no_sample_twice() -> None:
-    shares = [Processes(rank, 3).share(torch.arange(8)) for rank in range(3)]
-    assert [share.tolist() for share in shares] == [[0, 3, 6], [1, 4, 7], [2, 5]]
+def test_the_largest_share_is_rounded_up() -> None:
+    assert [Processes(0, 3).largest_share(samples) for samples in (1, 3, 4)] == [1, 1, 2]
 
 
 def test_a_process_alone_is_told_what_it_knows() -> None:

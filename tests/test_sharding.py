@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from kdcore import Distiller
-from kdcore.errors import ConfigError
+from kdcore.errors import ConfigError, ModelError
 from kdcore.parallel import Unit
 from kdcore.sections import TrainConfig
-from kdcore.sharding import blocks_of, like, whole, whole_state
+from kdcore.sharding import Shards, _apart, blocks_of, like, whole, whole_state
 from kdcore.testing import small_student
 from tests.together.gradients import Told
 from tests.together.launch import run_together
@@ -74,3 +74,26 @@ def test_what_is_whole_already_stays_as_it_is() -> None:
         "a": [tensor, {"b": tensor}],
         "c": 1,
     }
+
+
+class Tied(nn.Module):
+    """Two layers with one weight, as language models have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.third = nn.Linear(3, 2)
+
+
+def test_layers_that_share_a_weight_are_one_piece_with_what_holds_them() -> None:
+    model = Tied()
+    assert _apart([*blocks_of(model), model]) == [model.third, model]
+
+
+def test_a_weight_without_dimensions_is_refused_and_nothing_is_changed() -> None:
+    model = Tied()
+    model.scale = nn.Parameter(torch.tensor(1.0))
+    with pytest.raises(ModelError, match="scale has no dimensions"):
+        Shards(model, blocks_of(model), 2)
+    assert type(model.first) is nn.Linear
