@@ -52,3 +52,11 @@ def test_the_mean_of_logits_is_measured_by_shares() -> None:
     assert scores_of(unequal, models, source, task)["accuracy"] == pytest.approx(66.67, abs=0.01)
     only = TeacherEnsemble(("small", "big"), (99.0, 1.0))
     assert scores_of(only, models, source, task)["accuracy"] == pytest.approx(33.33, abs=0.01)
+
+
+def test_a_member_may_have_any_name() -> None:
+    source = _Given([0])
+    source.logits = {"self": torch.tensor([[2.0, 1.0]]), "inputs": torch.tensor([[0.0, 0.5]])}
+    models = {"self": _Says(), "inputs": _Says()}
+    ensemble = TeacherEnsemble(("self", "inputs"))
+    assert scores_of(ensemble, models, source, Classification()) == {"accuracy": 100.0}

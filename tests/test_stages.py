@@ -209,3 +209,15 @@ def test_a_candidate_without_any_strategy_is_refused() -> None:
     tree = {"candidates": [{"label": "none", "stages": [{}, {}]}]}
     with pytest.raises(ConfigError, match="candidate 'none' has no strategies, in no stage"):
         as_comparison(tree, "compare")
+
+
+def test_statistics_of_layers_without_weights_are_frozen_too() -> None:
+    norm = nn.BatchNorm2d(4, affine=False)
+    student = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.Flatten(), nn.Linear(4 * 36, 5))
+    images = torch.rand(6, 3, 8, 8)
+    for trainable, moves in (["3"], False), ([], True):  # the latter is the control
+        before = norm.running_mean.clone()  # type: ignore[union-attr]
+        with Distiller(None, student, sample_input=images, trainable=trainable) as distiller:
+            distiller.train()
+            distiller(images, torch.arange(6) % 5)
+        assert torch.equal(norm.running_mean, before) is not moves  # type: ignore[arg-type]

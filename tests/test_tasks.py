@@ -108,3 +108,8 @@ def test_a_mixed_samples_loss_is_that_of_both_targets_by_their_shares() -> None:
     expected = [0.75 * first[0] + 0.25 * first[1], second[1], torch.tensor(0.0)]
     assert loss.tolist() == pytest.approx([value.item() for value in expected], rel=1e-6)
     assert torch.equal(task.mixed_loss(logits, targets, None), task.loss(logits, targets))
+
+
+def test_targets_without_any_label_say_of_no_classes() -> None:
+    assert Classification().outputs(torch.tensor([UNLABELLED, UNLABELLED])) is None
+    assert Classification().outputs(torch.tensor([UNLABELLED, 2])) == 3

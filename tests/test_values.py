@@ -98,6 +98,13 @@ def test_a_regressions_scores_are_those_of_scikit_learn() -> None:
     assert scores["RMSE"] == pytest.approx(metrics.root_mean_squared_error(*pair), rel=1e-12)
 
 
+def test_r2_of_targets_far_from_zero_is_that_of_their_differences() -> None:
+    targets = torch.tensor([1.7e9, 1.7e9 + 1000], dtype=torch.float64)
+    task = Regression()
+    found = task.scores(task.tally(targets + 1, targets))
+    assert found["R²"] == pytest.approx(1 - 2 / 5e5, abs=1e-3)
+
+
 def test_scores_are_of_known_values_and_add_up_over_batches() -> None:
     task = Regression()
     whole = task.tally(OUTPUTS, TARGETS)
