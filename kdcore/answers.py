@@ -83,14 +83,24 @@ class PerWhat:
     """Whether each loss has one value a sample or one a row, by label, as batches show.
 
     Where rows are not samples, a batch may by chance have as many of either. What an earlier one
-    showed holds; before any did, such a vector is taken for one value a row.
+    showed holds; before any did, the distiller finds it out.
 
     Attributes:
-        known: ``"sample"`` or ``"row"``, by label.
+        known: ``"sample"``, ``"row"`` or ``"scalar"``, by label.
     """
 
     def __init__(self) -> None:
         self.known: dict[str, str] = {}
+
+    def settled(self, strategy: str) -> bool:
+        """Return whether it is known of a strategy's losses."""
+        return any(label.partition(".")[0] == strategy for label in self.known)
+
+    def note(self, label: str, value: object, rows: int) -> None:
+        """Take note of a loss that was computed of so many rows, more than samples."""
+        if isinstance(value, Tensor):
+            by_row = value.shape == (rows,)
+            self.known[label] = "row" if by_row else "sample" if value.ndim else "scalar"
 
     def rows(self, label: str, length: int, here: Counts) -> bool:
         """Return whether a vector of as many values as samples or rows has one a row."""

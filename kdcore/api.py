@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
 from kdcore.asking import Request
 from kdcore.cache import SignalCache
 from kdcore.catalog import own_version
 from kdcore.contract import Setup
+from kdcore.data.named import source_from
 from kdcore.data.source import DatasetSource, Samples, Source
 from kdcore.devices import device_of, find_device
 from kdcore.distiller import Distiller
@@ -192,7 +192,8 @@ def _alone(folder: Path) -> AbstractContextManager[None]:
 
 def _digest(source: Source) -> str:
     """Return the hash of samples, as far as they are the same whenever they are read."""
-    return digest_of({"inputs": source.fingerprint, "targets": source.targets})
+    inputs = source.content if isinstance(source, DatasetSource) else source.fingerprint
+    return digest_of({"inputs": inputs, "targets": source.targets})
 
 
 def _facts(
@@ -225,10 +226,4 @@ def _facts(
 
 
 def _source(data: Data, name: str) -> Source:
-    if isinstance(data, Source):
-        return data
-    if isinstance(data, tuple):
-        if len(data) != 2 or len(data[0]) != len(data[1]):
-            raise DataError(f"{name}: expected a pair of tensors of equal length")
-        return DatasetSource(TensorDataset(*data), name, same_every_epoch=True)
-    return DatasetSource(data, name)
+    return data if isinstance(data, Source) else source_from(data, name)

@@ -13,11 +13,12 @@ from kdcore.configfile import as_toml
 from kdcore.context import RunContext
 from kdcore.distiller import Distiller
 from kdcore.experiment import ComparisonConfig, Experiment, StageConfig
-from kdcore.faculty import run_teachers, teacher_rows
+from kdcore.faculty import Teacher, run_teachers, teacher_rows
 from kdcore.files import write_bytes
 from kdcore.fingerprint import digest_of
 from kdcore.job import STUDENT, RunResult
 from kdcore.joblist import Student, plan_of, record, students
+from kdcore.models.build import code_of
 from kdcore.run import run_student
 from kdcore.statistics import Summary, summarise
 from kdcore.tasks import Metric
@@ -83,9 +84,20 @@ def compare(
             result = run_student(
                 context, seed, student.name, student.plan, {} if student.alone else teachers
             )
-            record(context.out, description, student, [*rows, result], about(context))
+            found, said = [*rows, result], about(context)
+            record(context.out, description, student, found, said, _in_common(context, teachers))
             results.append(result)
     return results
+
+
+def _in_common(context: RunContext, teachers: Mapping[str, Teacher]) -> dict[str, object]:
+    """Return what the students of a comparison must have in common to stand in one table."""
+    return {
+        "data": context.data.fingerprint,
+        "student": code_of(context.experiment.student.model),
+        "kdcore": own_version(),
+        "teachers": {name: each.identity.fingerprint for name, each in teachers.items()},
+    }
 
 
 def _describe_itself(context: RunContext, description: bytes) -> None:

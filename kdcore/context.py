@@ -23,10 +23,11 @@ from kdcore.errors import ModelError
 from kdcore.execution import Execution, in_best_layout
 from kdcore.experiment import Experiment, StageConfig, StrategyConfig
 from kdcore.files import make_folder
-from kdcore.fingerprint import digest_of, machine_facts, source_of
+from kdcore.fingerprint import ENVIRONMENT, digest_of, machine_facts, source_of
 from kdcore.interruption import Interruption
 from kdcore.job import CHECKPOINTS, Job
 from kdcore.models.build import build_model, code_of
+from kdcore.parallel import check_alike
 from kdcore.processes import here
 from kdcore.randomness import derive_seed
 from kdcore.saving import Saver
@@ -243,8 +244,9 @@ class RunContext:
             "metric": code_of(self.experiment.task.metric or ""),
         }
         kind: Literal["teacher", "student"] = "teacher" if teacher else "student"
-        # One folder for all processes, though another processor may round its outputs otherwise.
-        job = Job(kind, name, seed, here().agreed({**shared, **facts}), self.out)
+        every = {**shared, **facts}
+        check_alike({name: each for name, each in every.items() if name not in ENVIRONMENT})
+        job = Job(kind, name, seed, here().agreed(every), self.out)
         if self.resume is None or teacher:
             return job
         return job.continuing(self.resume.folder, self.note, exact=self.resume.exact)

@@ -293,6 +293,11 @@ class State(Mapping[str, Tensor]):
         for name, _, at in self._writes:
             self._rows[name] += 0 if at is None else len(at)
 
+    def discard_rows(self) -> None:
+        """Forget the rows that wait to be written; whole tensors, which all write alike, stay."""
+        self._writes = [write for write in self._writes if write[2] is None]
+        self._rows = dict.fromkeys(self._tensors, 0)
+
     def move(self, device: torch.device, precision: torch.dtype = torch.float32) -> None:
         """Place the memory on a device, floating-point numbers in the precision of features."""
         self._tensors = {

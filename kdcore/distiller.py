@@ -255,19 +255,54 @@ class Distiller(nn.Module):
             weights: dict[str, float] = {}
             seen = replace(observation, output=self.task.rows(logits, targets))
             for part in self._parts:
+                heard = self._heard(part, signals, targets)
                 with nothing_remembered(part):
-                    loss = self._auxiliary(part, seen, signals, targets, indices)
+                    if self._unsure(part, here):
+                        self._find_out(part, seen, heard, targets, indices)
+                    loss = self._auxiliary(part, seen, heard, targets, indices)
                 for label, value in labelled(part.member, loss):
                     auxiliary[label] = mean(part.member, label, value, here, counts, self._per)
                     weights[label] = weight_at(part.member.weight, self.epoch)
                     total = total + weights[label] * auxiliary[label]
         return Losses(total, task, auxiliary, weights, logits.detach())
 
+    def _heard(self, part: Part, signals: Mapping[str, Signals], targets: Tensor) -> Signals:
+        """Return what a strategy's teacher says, its logits by row."""
+        heard = signals[part.member.teacher]
+        heard.check_rows(len(targets), part.member.teacher)
+        if heard.logits is None:
+            return heard
+        return replace(heard, logits=self.task.rows(heard.logits, targets))
+
+    def _unsure(self, part: Part, here: Counts) -> bool:
+        """Return whether a vector of a strategy might be one value a sample as well as a row."""
+        ambiguous = here.samples == here.rows and not self.task.rows_are_samples
+        return ambiguous and not self._per.settled(part.member.label)
+
+    def _find_out(
+        self,
+        part: Part,
+        seen: Observation,
+        heard: Signals,
+        targets: Tensor,
+        indices: Tensor | None,
+    ) -> None:
+        """See which of a strategy's losses are longer where there is one row more."""
+        stream = part.generator.get_state()
+        more = replace(seen, output=_one_more(seen.output))
+        if heard.logits is not None:
+            heard = replace(heard, logits=_one_more(heard.logits))
+        with torch.no_grad():
+            loss = self._auxiliary(part, more, heard, targets, indices)
+        part.generator.set_state(stream)
+        for label, value in labelled(part.member, loss):
+            self._per.note(label, value, rows=len(more.output))
+
     def _auxiliary(
         self,
         part: Part,
         seen: Observation,
-        signals: Mapping[str, Signals],
+        heard: Signals,
         targets: Tensor,
         indices: Tensor | None,
     ) -> AuxiliaryLoss:
@@ -279,10 +314,6 @@ class Distiller(nn.Module):
                     "sample's index in the training set"
                 )
             indices = torch.arange(len(targets), device=targets.device)
-        heard = signals[member.teacher]
-        heard.check_rows(len(targets), member.teacher)
-        if heard.logits is not None:
-            heard = replace(heard, logits=self.task.rows(heard.logits, targets))
         student = part.student_features(seen.activations, seen.output)
         teacher = part.teacher_features(heard)
         with nothing_changed(member, student, teacher, part.state):
@@ -344,10 +375,10 @@ class Distiller(nn.Module):
         for teacher in self.moving.values():
             teacher.update()
 
-    def forget(self) -> None:
-        """Forget what strategies handed back since the last step: it is not to be taken."""
+    def forget_rows(self) -> None:
+        """Forget the rows that strategies handed back: they are of another process's samples."""
         for part in self._parts:
-            part.state.discard()
+            part.state.discard_rows()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move everything that a run holds when PyTorch moves the module.
@@ -405,6 +436,10 @@ class Distiller(nn.Module):
         self.set_streams(state["generators"])
         for name, teacher in self.moving.items():
             teacher.load_state_dict(state["moving"][name])
+
+
+def _one_more(rows: Tensor) -> Tensor:
+    return torch.cat([rows, rows[-1:]])
 
 
 def _release(assembly: Assembly, frozen: Frozen) -> None:

@@ -149,7 +149,9 @@ def load_weights(model: nn.Module, path: Path, where: str) -> None:
                 f"{prefix}: the tensor {name!r} is {list(weights[name].shape)}, the model's is "
                 f"{list(tensor.shape)}; was it trained for other classes or another image size?"
             )
-        if not bool(torch.isfinite(weights[name].double()).all()):
+        # A mask may be made of infinities, which the model itself has in the same places.
+        finite, made = torch.isfinite(weights[name].double()), torch.isfinite(tensor.double())
+        if not bool((finite | ~made.to(finite.device)).all()):
             raise ModelError(f"{prefix}: the tensor {name!r} has values that are not finite")
     # Modules that look at their version would take weights without one for an old one's.
     whole = OrderedDict(weights)

@@ -4,6 +4,7 @@ The losses of its steps are in `readings`; how it goes is in `trainer`.
 """
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, Self
@@ -142,7 +143,7 @@ class History:
     def _better(self, value: float) -> bool:
         best = self.best_validation
         assert self.metric is not None
-        return best is None or self.metric.better(value, best)
+        return not math.isnan(value) and (best is None or self.metric.better(value, best))
 
     def extend(self, later: "History") -> None:
         """Append the history of a later stage, whose epochs are counted on."""

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from kdcore.errors import ConfigError, UserError
 from kdcore.experiment import CandidateConfig, ComparisonConfig, StageConfig
@@ -74,7 +75,12 @@ def plan_of(config: ComparisonConfig, candidate: CandidateConfig) -> tuple[Stage
 
 
 def record(
-    out: Path, description: bytes, student: Student, results: Sequence[RunResult], about: list[str]
+    out: Path,
+    description: bytes,
+    student: Student,
+    results: Sequence[RunResult],
+    about: Sequence[str],
+    facts: Mapping[str, object],
 ) -> None:
     """Write down what a student and its teachers came to.
 
@@ -84,10 +90,13 @@ def record(
         student: which.
         results: its teachers' and, last, its own.
         about: what a report says of the comparison.
+        facts: what its students have in common, as JSON has it: data, code, and of each teacher
+            who it is.
     """
     known = {
         "comparison": _digest(description),
-        "about": about,
+        "about": list(about),
+        "facts": dict(facts),
         "results": [asdict(result) for result in results],
     }
     write_json(make_folder(out / RECORDS) / f"{student.number}.json", known)
@@ -112,8 +121,9 @@ def join(out: Path, description: bytes, config: ComparisonConfig) -> Joined:
     """Put together what there is of a comparison.
 
     Raises:
-        UserError: there is nothing.
+        UserError: there is nothing, or not all of it is of the same data, code and teachers.
     """
+    common: dict[tuple[int | None, str], tuple[Student, object]] = {}
     taught: dict[tuple[int, str], RunResult] = {}
     learned: list[RunResult] = []
     missing: list[Student] = []
@@ -123,6 +133,7 @@ def join(out: Path, description: bytes, config: ComparisonConfig) -> Joined:
         if not _is_of(known, description):
             missing.append(student)
             continue
+        _check_common(common, student, known["facts"])
         about = tuple(known["about"])
         *teachers, own = map(RunResult.of, known["results"])
         taught |= {(each.seed, each.name): each for each in teachers}
@@ -137,8 +148,32 @@ def join(out: Path, description: bytes, config: ComparisonConfig) -> Joined:
     return Joined(tuple(results), tuple(missing), about)
 
 
+def _check_common(
+    common: dict[tuple[int | None, str], tuple[Student, object]],
+    student: Student,
+    facts: Mapping[str, Any],
+) -> None:
+    """Hold what a student was trained with against those before it; teachers are of a seed."""
+    shared = {(None, name): value for name, value in facts.items() if name != "teachers"}
+    teachers = {(student.seed, f"teacher {name}"): who for name, who in facts["teachers"].items()}
+    for key, value in {**shared, **teachers}.items():
+        first, before = common.setdefault(key, (student, value))
+        if before != value:
+            raise UserError(
+                f"students {first.number} and {student.number} were trained with different things "
+                f"({key[1]}): they cannot stand in one table; train one of them again "
+                "(kdcore compare FILE --only NUMBER)"
+            )
+
+
 def _is_of(known: object, description: bytes) -> bool:
-    return isinstance(known, Mapping) and known.get("comparison") == _digest(description)
+    """Return whether a record is whole, and of a comparison."""
+    keys = {"comparison", "about", "facts", "results"}
+    return (
+        isinstance(known, Mapping)
+        and keys <= known.keys()
+        and known["comparison"] == _digest(description)
+    )
 
 
 def _digest(description: bytes) -> str:

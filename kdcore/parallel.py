@@ -3,7 +3,7 @@
 What the processes are is in `processes`; what a step computes, in `trainer`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
@@ -13,7 +13,8 @@ from torch.distributed import GradBucket  # type: ignore[attr-defined]  # export
 from torch.nn.parallel import DistributedDataParallel
 
 from kdcore.distiller import Distiller
-from kdcore.errors import ConfigError, ModelError
+from kdcore.errors import ConfigError, ModelError, UserError
+from kdcore.fingerprint import difference
 from kdcore.processes import Processes, here
 from kdcore.sharding import Shards, blocks_of
 
@@ -138,6 +139,24 @@ def check_inside(distiller: nn.Module, optimizer: optim.Optimizer) -> None:
             f"(the first is {outside[0]}): their gradients would not be shared between processes; "
             "return modules from adapt_shapes (Adapters.modules)"
         )
+
+
+def check_alike(facts: Mapping[str, object]) -> None:
+    """Refuse processes that were given something else than the first.
+
+    Args:
+        facts: what must be the same in all, by name, as JSON has it.
+
+    Raises:
+        UserError: names what differs, and where.
+    """
+    first, *others = here().all(dict(facts))
+    for rank, other in enumerate(others, start=1):
+        if found := difference(first, other):
+            raise UserError(
+                f"process {rank} has something else than process 0: {found}; all need the same "
+                "files and data (seed whatever draws random numbers)"
+            )
 
 
 def _learning(distiller: Distiller) -> Iterator[str]:

@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdcore.tasks import (
+    PADDING,
     UNLABELLED,
     Counts,
     Metric,
     OfClasses,
+    has_target,
     labelled_samples,
     misfit,
     per_cent,
@@ -23,13 +25,15 @@ class Positions(OfClasses):
     """A class at each position of a sample: cross-entropy, one row a position.
 
     A position whose target is -100 is padding, or void: it has no loss and is no row. In a sample
-    that has no target at all every position is a row, for what a teacher says of it.
+    that has no target at all every position is a row, for what a teacher says of it, but for those
+    whose target is -101.
 
     Args:
         label_smoothing: share of each target that is spread over all classes, in ``[0, 1)``.
     """
 
     evaluated = 16
+    rows_are_samples = False
     takes: ClassVar[str]
 
     @abstractmethod
@@ -42,7 +46,7 @@ class Positions(OfClasses):
 
     def count(self, samples: int, targets: Tensor) -> Counts:
         """Count samples, rows, and the positions that have a target."""
-        labelled = (targets != UNLABELLED).sum()
+        labelled = has_target(targets).sum()
         return Counts(samples, int(_counted(targets).sum()), labelled)
 
     def rows(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -58,7 +62,7 @@ class Positions(OfClasses):
         by_position = self._checked(logits, targets)
         return F.cross_entropy(
             by_position.flatten(0, -2),
-            targets.flatten(),
+            _given(targets).flatten(),
             reduction="none",
             ignore_index=UNLABELLED,
             label_smoothing=self.label_smoothing,
@@ -107,7 +111,7 @@ class Sequences(Positions):
     def tally(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Count tokens that have a target and those that are right; add up their cross-entropy."""
         rows = self._checked(logits, targets).flatten(0, 1)
-        given = targets.flatten()
+        given = _given(targets).flatten()
         labelled = given != UNLABELLED
         right = (rows.argmax(1) == given) & labelled
         entropy = F.cross_entropy(rows.double(), given, reduction="sum", ignore_index=UNLABELLED)
@@ -161,7 +165,7 @@ class Segmentation(Positions):
     def tally(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the confusion matrix, target by prediction, in one dimension."""
         predicted = self._checked(logits, targets).argmax(-1)
-        classes, known = logits.shape[1], targets != UNLABELLED
+        classes, known = logits.shape[1], has_target(targets)
         pairs = targets[known] * classes + predicted[known]
         return torch.bincount(pairs, minlength=classes**2).double()
 
@@ -182,9 +186,14 @@ class Segmentation(Positions):
 
 def _counted(targets: Tensor) -> Tensor:
     """Return which positions are rows, ``bool`` of the targets' shape."""
-    known = targets != UNLABELLED
     bare = ~labelled_samples(targets)
-    return known | bare.view(-1, *[1] * (targets.ndim - 1))
+    open_to_teachers = bare.view(-1, *[1] * (targets.ndim - 1)) & (targets != PADDING)
+    return has_target(targets) | open_to_teachers
+
+
+def _given(targets: Tensor) -> Tensor:
+    """Return targets with -100 wherever there is none, as PyTorch's losses know it."""
+    return targets.masked_fill(targets == PADDING, UNLABELLED)
 
 
 def _none_of(shape: torch.Size, logits: Tensor) -> Tensor:

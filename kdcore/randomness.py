@@ -40,6 +40,13 @@ def isolated(seed: int, *purpose: str | int) -> Iterator[None]:
         yield
 
 
+def seed_all(seed: int) -> None:
+    """Seed the global random streams: PyTorch's, Python's and NumPy's."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
 def random_state(device: torch.device) -> dict[str, object]:
     """Return where the global random streams are: PyTorch's, Python's and NumPy's.
 

@@ -82,6 +82,8 @@ class Shards:
             piece.set_force_sum_reduction_for_comms(True)  # gloo has no other
         for before in self._before:
             before.let_go()
+        # Now, lest a part of it that is called alone takes itself for the root.
+        getattr(root, "_get_fsdp_state")()._lazy_init()  # noqa: B009 - typed for an FSDPModule
 
     def sum_gradients(self, now: bool) -> None:
         """Say whether the next backward pass is the last of a step."""

@@ -19,9 +19,15 @@ UNLABELLED = -100
 """Target of a prediction without a label; PyTorch's own `ignore_index`. NaN among numbers."""
 
 
+PADDING = -101
+"""Target at a position where there is nothing to predict, in a sample that has no label either."""
+
+
 def has_target(targets: Tensor) -> Tensor:
     """Return which predictions have a target, ``bool`` of the targets' shape."""
-    return ~targets.isnan() if targets.is_floating_point() else targets != UNLABELLED
+    if targets.is_floating_point():
+        return ~targets.isnan()
+    return (targets != UNLABELLED) & (targets != PADDING)
 
 
 def labelled_samples(targets: Tensor) -> Tensor:
@@ -31,8 +37,15 @@ def labelled_samples(targets: Tensor) -> Tensor:
 
 
 def without_targets(targets: Tensor) -> Tensor:
-    """Return targets of the same kind and shape with none in them."""
-    return torch.full_like(targets, torch.nan if targets.is_floating_point() else UNLABELLED)
+    """Return targets of the same kind and shape with none in them; padding stays padding."""
+    if targets.is_floating_point():
+        return torch.full_like(targets, torch.nan)
+    nothing = torch.full_like(targets, UNLABELLED)
+    if targets.ndim == 1:
+        return nothing
+    labelled = labelled_samples(targets).view(-1, *[1] * (targets.ndim - 1))
+    padded = (targets == PADDING) | (labelled & (targets == UNLABELLED))
+    return nothing.masked_fill(padded, PADDING)
 
 
 @dataclass(frozen=True)
@@ -127,6 +140,12 @@ class Task(ABC):
 
     learns: ClassVar[bool] = True
     """Whether it has a loss of its own."""
+
+    rows_are_samples: ClassVar[bool] = True
+    """Whether each sample is one row."""
+
+    met: ClassVar[str] = "any value"
+    """What a target may be, for messages."""
 
     evaluated: ClassVar[int] = 256
     """Samples that are scored at a time."""
@@ -231,8 +250,8 @@ class OfClasses(Task):
         return int(targets.max()) + 1
 
     def wrong(self, targets: Tensor, outputs: int) -> Tensor:
-        """Return which are no class, but for -100."""
-        return (targets != UNLABELLED) & ((targets < 0) | (targets >= outputs))
+        """Return which are no class, but for those that stand for none."""
+        return has_target(targets) & ((targets < 0) | (targets >= outputs))
 
 
 class Classification(OfClasses):
@@ -329,7 +348,7 @@ def check_targets(task: Task, targets: Tensor, outputs: int | None, name: str) -
         rest = (
             f"the student has {outputs} classes; -100 is no label"
             if isinstance(task, OfClasses)
-            else f"{task.kind} takes 0, 1 or NaN"
+            else f"{task.kind} takes {task.met}, and NaN where there is none"
         )
         raise DataError(f"{name}[{first[0]}]: the target is {value}, {rest}")
 

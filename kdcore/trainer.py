@@ -6,7 +6,7 @@ It knows the distiller and its losses, not the strategies behind them.
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -19,14 +19,15 @@ from kdcore.data.order import Order
 from kdcore.data.source import Batch, Source
 from kdcore.devices import explained_where_memory_ends
 from kdcore.distiller import Distiller, Losses
-from kdcore.errors import ModelError, NonFiniteLossError, ResumeError, StrategyError
+from kdcore.errors import ModelError, NonFiniteLossError, ResumeError, RunError, StrategyError
 from kdcore.evaluation import evaluate
+from kdcore.fingerprint import digest_of
 from kdcore.history import EpochTotals, History, Observer
 from kdcore.listening import LiveSignals, SignalSource
 from kdcore.optimizers import build_optimizer, build_schedule, clip, load_optimizer, step_unless
-from kdcore.parallel import Unit, check_inside
+from kdcore.parallel import Unit, check_alike, check_inside
 from kdcore.processes import here, idling
-from kdcore.randomness import derive_seed, random_state, set_random_state
+from kdcore.randomness import derive_seed, random_state, seed_all, set_random_state
 from kdcore.readings import Readings
 from kdcore.saving import Saver
 from kdcore.sections import TrainConfig
@@ -95,7 +96,7 @@ def train(
                 saver,
                 epochs_before,
             )
-            torch.manual_seed(_dropout_seed(seed, epochs_before))
+            seed_all(_dropout_seed(seed, epochs_before))
             if saver and (saved := saver.load()):
                 training.load_state(saved)
             distiller.train()
@@ -144,6 +145,17 @@ class _Training:
         self._order = Order(source.targets, config.batch_size, config.labelled_share, seed)
         wanted = self._signals.needs_inputs
         self._feed = Feed(source, distiller.device, workers=workers, teacher=wanted)
+        check_alike(
+            {
+                "seed": seed,
+                "train": config.model_dump(mode="json"),
+                "targets": digest_of({"targets": source.targets}),
+                "teachers": {
+                    name: digest_of(each.model.state_dict())
+                    for name, each in distiller.teachers.items()
+                },
+            }
+        )
         self._optimizer = build_optimizer(distiller.parameters(), config)
         check_inside(distiller, self._optimizer)
         self._schedule = build_schedule(self._optimizer, config, self._order.steps)
@@ -152,6 +164,7 @@ class _Training:
         # A scaler keeps the optimizer's flag for itself: losses are looked at before each step.
         every = 1 if scales else read_every
         self._readings = Readings(config.epochs * self._order.steps, distiller.device, every)
+        self._finite = _finite(distiller)
         decay = config.weight_average
         self._average = WeightAverage(distiller.student, decay) if decay else None
 
@@ -187,7 +200,7 @@ class _Training:
             if self._saver and self._saver.due(self._distiller.step):
                 self._save()
         self._read()
-        _check_weights(self._distiller)
+        _check_weights(self._distiller, self._finite)
         self._totals.seconds = time.perf_counter() - started
 
     def _step(self, plan: Plan, batches: Sequence[Batch]) -> None:
@@ -212,7 +225,7 @@ class _Training:
         self._totals.lr = float(self._schedule.get_last_lr()[0])
         self._schedule.step()
         if plan.idle:
-            distiller.forget()
+            distiller.forget_rows()
         distiller.advance()
         if self._average:
             self._average.update()
@@ -224,14 +237,16 @@ class _Training:
         sums: dict[str, Tensor] = {}
         for number, batch in enumerate(batches, start=1):
             with self._unit.micro_batch(last=number == len(batches)):
-                losses = self._unit.module(
-                    batch.inputs,
-                    batch.targets,
-                    indices=batch.indices,
-                    signals=self._signals.signals(batch),
-                    counts=counts,
-                    mixed=batch.mixed,
-                )
+                signals = self._signals.signals(batch)
+                with _explained_where_one_is_too_few(len(batch.indices)):
+                    losses = self._unit.module(
+                        batch.inputs,
+                        batch.targets,
+                        indices=batch.indices,
+                        signals=signals,
+                        counts=counts,
+                        mixed=batch.mixed,
+                    )
                 total = losses.total * 0.0 if plan.idle else losses.total
                 self._scaler.scale(total).backward()
             for label, value in _values(losses):
@@ -260,7 +275,7 @@ class _Training:
         assert self._saver is not None
         self._read()
         self._unit.same_buffers()
-        _check_weights(self._distiller)
+        _check_weights(self._distiller, self._finite)
         self._saver.save(self._distiller.step, self._state())
 
     def _state(self) -> dict[str, object]:
@@ -328,6 +343,25 @@ class _Training:
         return self._average.applied() if self._average else nullcontext()
 
 
+@contextmanager
+def _explained_where_one_is_too_few(samples: int) -> Iterator[None]:
+    """Say in one line that batch normalisation has no statistics of a single value.
+
+    Raises:
+        RunError: it was given one.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise RunError(
+            f"batch normalisation was given {samples} sample(s), of which it has no statistics: "
+            "choose train.batch_size so that the last batch of an epoch, divided by accumulate and "
+            "by processes, leaves two or more to each"
+        ) from error
+
+
 def _learning(distiller: Distiller) -> list[str]:
     """Return the names and shapes of the parameters that are trained, in their order."""
     named = distiller.named_parameters()
@@ -387,10 +421,18 @@ def _check_gradients(distiller: Distiller, processes: int) -> None:
             )
 
 
-def _check_weights(distiller: Distiller) -> None:
+def _finite(distiller: Distiller) -> frozenset[str]:
+    """Return the names of weights and buffers that are finite; a mask may be made of infinities."""
+    held = distiller.state_dict(keep_vars=True).items()
+    tensors = {name: whole(each) for name, each in held if isinstance(each, Tensor)}
+    return frozenset(name for name, each in tensors.items() if bool(torch.isfinite(each).all()))
+
+
+def _check_weights(distiller: Distiller, finite: frozenset[str]) -> None:
     """Refuse to evaluate or keep weights that a gradient has ruined."""
-    for name, tensor in distiller.state_dict(keep_vars=True).items():
-        if isinstance(tensor, Tensor) and not bool(torch.isfinite(whole(tensor)).all()):
+    ruined = finite - _finite(distiller)
+    for name in distiller.state_dict(keep_vars=True):
+        if name in ruined:
             raise NonFiniteLossError(
                 f"{name} is not finite after epoch {distiller.epoch}, though every loss was: a "
                 "loss has a gradient that is not; nothing was saved"

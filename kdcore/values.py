@@ -47,6 +47,7 @@ class Regression(_Values):
     """
 
     kind = "regression"
+    met = "finite numbers"
     metrics = (
         Metric("R²"),
         Metric("MAE", higher_is_better=False),
@@ -66,6 +67,10 @@ class Regression(_Values):
     def fits(self, targets: Tensor) -> bool:
         """Return whether there is a number of each sample, or several."""
         return targets.ndim in (1, 2) and targets.is_floating_point()
+
+    def wrong(self, targets: Tensor, outputs: int) -> Tensor:  # noqa: ARG002
+        """Return which are infinite."""
+        return targets.isinf()
 
     def row_shape(self, logits: torch.Size) -> torch.Size:
         """Return ``[batch, values]``."""
@@ -137,6 +142,7 @@ class MultiLabel(_Values):
     """
 
     kind = "multi-label"
+    met = "0, 1, and what is between them"
     metrics = (Metric("F1", "%"), Metric("label accuracy", "%"))
     targets = "floating-point numbers [samples, labels]"
 
@@ -214,12 +220,15 @@ class NoTask(Task):
         self.metrics = () if metric is None else (Metric(name, "", higher_is_better),)
 
     def facts(self) -> dict[str, object]:
-        """Return kind, and what measures."""
+        """Return kind, what measures, and which way is better."""
         named = self._measure and (
             f"{getattr(self._measure, '__module__', '')}:"
             f"{getattr(self._measure, '__qualname__', type(self._measure).__qualname__)}"
         )
-        return {**super().facts(), "metric": named, "name": self.metric and self.metric.name}
+        code = getattr(self._measure, "__code__", None)
+        said = code and [code.co_code.hex(), repr(code.co_consts), repr(code.co_names)]
+        metric = self.metric and [self.metric.name, self.metric.higher_is_better]
+        return {**super().facts(), "metric": named, "code": said, "score": metric}
 
     def count(self, samples: int, targets: Tensor) -> Counts:
         """Count the samples, each a row; none has a target that is learned."""

@@ -1,5 +1,7 @@
 """The students of a comparison by number, their records, and the report of what there is."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -30,10 +32,19 @@ def _result(name: str, seed: int, accuracy: float) -> RunResult:
     return RunResult(name, seed, scores, 1.0, 2.0, epochs, None, None, "f", (ACCURACY,))
 
 
-def _record(out: Path, student: Student, accuracy: float, words: bytes = WORDS) -> None:
+def _record(
+    out: Path,
+    student: Student,
+    accuracy: float,
+    words: bytes = WORDS,
+    data: str = "the data",
+    teacher: str = "the teacher of",
+) -> None:
     teachers = [] if student.alone else [_result("teacher", student.seed, 99.0)]
     own = _result(student.name, student.seed, accuracy)
-    record(out, words, student, [*teachers, own], ["of what"])
+    who = {} if student.alone else {"teacher": f"{teacher} {student.seed}"}
+    facts = {"data": data, "teachers": who}
+    record(out, words, student, [*teachers, own], ["of what"], facts)
 
 
 def test_students_are_numbered_seed_by_seed_and_have_the_weights_of_their_candidates() -> None:
@@ -79,3 +90,29 @@ def test_what_is_missing_or_of_another_comparison_is_named(tmp_path: Path) -> No
 def test_nothing_is_no_report(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no student of the comparison"):
         join(tmp_path, WORDS, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"), [({"data": "other"}, "(data)"), ({"teacher": "x"}, "(teacher teacher)")]
+)
+def test_students_of_other_data_or_teachers_do_not_stand_in_one_table(
+    tmp_path: Path, other: dict[str, str], words: str
+) -> None:
+    listed = students(CONFIG)
+    _record(tmp_path, listed[0], 50.0)
+    _record(tmp_path, listed[1], 51.0)
+    join(tmp_path, WORDS, CONFIG)
+    _record(tmp_path, listed[2], 52.0, **other)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=re.escape(words)):
+        join(tmp_path, WORDS, CONFIG)
+
+
+def test_a_record_that_is_not_whole_is_none(tmp_path: Path) -> None:
+    listed = students(CONFIG)
+    _record(tmp_path, listed[0], 50.0)
+    _record(tmp_path, listed[1], 51.0)
+    file = tmp_path / "students" / "1.json"
+    known = json.loads(file.read_text())
+    del known["about"]
+    file.write_text(json.dumps(known))
+    assert [each.number for each in join(tmp_path, WORDS, CONFIG).missing] == [1, 2, 3, 4, 5]

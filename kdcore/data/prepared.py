@@ -196,7 +196,7 @@ def _fingerprint_named(code: str, *sources: DatasetSource | None) -> str:
     digest = hashlib.sha256(code.encode())
     for source in sources:
         if source is not None:
-            digest.update(f"{source.fingerprint}{source.targets.dtype}".encode())
+            digest.update(f"{source.content}{source.targets.dtype}".encode())
             digest.update(source.targets.contiguous().numpy().tobytes())
     return digest.hexdigest()
 

@@ -262,6 +262,10 @@ class ImageSource(Source):
         return pixels.gather(rows[indices])
 
 
+READ_TWICE = 8
+"""So many samples of a user's data set are read twice, to see whether they are the same."""
+
+
 class Samples(Sized, Protocol):
     """A map-style data set of ``(input, target)`` pairs, such as PyTorch's `TensorDataset`."""
 
@@ -326,9 +330,23 @@ class DatasetSource(Source):
         return other
 
     @property
+    def content(self) -> str | None:
+        """Hash of all inputs, where two readings of a few of them are alike; None otherwise.
+
+        Unlike a fingerprint it promises nothing: it is for telling that data were changed.
+        """
+        few = torch.arange(min(READ_TWICE, len(self)))
+        if self.views != 1 and not _alike(self.batch(few).inputs, self.batch(few).inputs):
+            return None
+        return self._hashed()
+
+    @property
     def fingerprint(self) -> str | None:
         """Hash of all inputs, where they are the same whenever they are read; reads them once."""
-        if self.views == 1 and self._fingerprint is None:
+        return self._hashed() if self.views == 1 else None
+
+    def _hashed(self) -> str:
+        if self._fingerprint is None:
             digest = hashlib.sha256()
             for indices in torch.split(torch.arange(len(self)), 256):
                 for tensor in tensors_in(self.batch(indices).inputs):
@@ -352,6 +370,11 @@ class DatasetSource(Source):
                 f"{self.name}: inputs of a batch cannot be stacked: {' '.join(str(error).split())}"
             ) from error
         return Batch(inputs, inputs, self.targets[indices], indices, view, None, indices)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    pairs = zip(tensors_in(one), tensors_in(other), strict=True)
+    return all(torch.equal(*pair) for pair in pairs)
 
 
 def collect(given: Sequence[Any], name: str) -> Tensor:
