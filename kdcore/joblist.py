@@ -154,9 +154,12 @@ def _check_common(
     facts: Mapping[str, Any],
 ) -> None:
     """Hold what a student was trained with against those before it; teachers are of a seed."""
-    shared = {(None, name): value for name, value in facts.items() if name != "teachers"}
-    teachers = {(student.seed, f"teacher {name}"): who for name, who in facts["teachers"].items()}
-    for key, value in {**shared, **teachers}.items():
+    shared: dict[tuple[int | None, str], object] = {
+        (None, name): value for name, value in facts.items() if name != "teachers"
+    }
+    for name, who in facts["teachers"].items():
+        shared[student.seed, f"teacher {name}"] = who
+    for key, value in shared.items():
         first, before = common.setdefault(key, (student, value))
         if before != value:
             raise UserError(

@@ -81,3 +81,11 @@ def test_an_accuracy_that_there_is_not_names_the_scores_that_there_are() -> None
     with pytest.raises(ScoreError, match=r"unknown score 'accuracy'.*known: MAE, R²"):
         _ = record.accuracy
     assert not hasattr(record, "accuracy")  # as with any attribute that there is not
+
+
+def test_a_score_that_is_no_number_is_never_the_best() -> None:
+    history = History(metric=ACCURACY)
+    for epoch, score in enumerate([math.nan, 0.3, math.nan, 0.2], start=1):
+        record = EpochRecord(epoch, 1.0, {}, {}, {"accuracy": score}, 0.1, 1, 1.0)
+        history.add(record, nn.Linear(1, 1))
+    assert history.best_epoch == 2

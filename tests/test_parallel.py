@@ -159,3 +159,14 @@ def test_each_process_asks_the_teacher_for_its_share_and_all_keep_the_same(
     assert [told["disk again: asked"] for told in many][1:] == [2] * (count - 1)  # for the shapes
     assert any("does not run" in note for note in many[1]["disk again: notes"]) is False
     assert any("does not run" in note for note in many[0]["disk again: notes"])
+
+
+def test_memory_of_all_samples_may_be_written_as_a_whole(of_both: list[Told]) -> None:
+    first, second = (told["whole state of all"]["mean"]["mean"] for told in of_both)
+    assert first.abs().sum() > 0
+    assert torch.equal(first, second)
+
+
+def test_processes_with_other_data_are_refused(mistakes: Told) -> None:
+    words = "process 1 has something else than process 0: targets"
+    assert words in mistakes["other data refused"]

@@ -20,7 +20,7 @@ from kdcore.data.pixels import PixelPool
 from kdcore.data.preprocess import Preprocess
 from kdcore.errors import DataError
 from kdcore.nested import TeacherInputs, map_tensors, tensors_in
-from kdcore.tasks import UNLABELLED, Mixed, without_targets
+from kdcore.tasks import PADDING, UNLABELLED, Mixed, without_targets
 
 
 @dataclass(frozen=True)
@@ -394,7 +394,8 @@ def collect(given: Sequence[Any], name: str) -> Tensor:
                 f"{name}[{index}]: the target is {_kind(each)}, that of {name}[{first}] "
                 f"{_kind(like)}; all must be of one kind and shape"
             )
-    nothing = without_targets(like)
+    (nothing,) = without_targets(like.unsqueeze(0))
+    nothing = nothing.masked_fill(nothing == PADDING, UNLABELLED)  # of another sample's length
     return torch.stack([nothing if each is None else each for each in targets])
 
 

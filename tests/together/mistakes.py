@@ -13,7 +13,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from kdcore import Adapters, Distiller, Features, Shapes, Strategy, hookimpl
+from kdcore import Adapters, Distiller, Features, Shapes, Strategy, gathered, hookimpl
 from kdcore.errors import KdcoreError
 from kdcore.processes import here, joined
 from kdcore.testing import small_student
@@ -95,6 +95,19 @@ def message(work: Callable[[], object]) -> str:
     return ""
 
 
+class Mean(Strategy):
+    """Writes a whole tensor of what all processes saw."""
+
+    @hookimpl
+    def adapt_shapes(self, student: Shapes) -> Adapters:
+        return Adapters(state={"mean": torch.zeros(student.logits[-1])})
+
+    @hookimpl
+    def compute_auxiliary_loss(self, student: Features, state: Any) -> Tensor:
+        state.write("mean", gathered(student.logits.detach()).mean(0))
+        return student.logits.square().mean(1)
+
+
 class Outside:
     """Hides a strategy's layer from the unit, as an attribute of the strategy would."""
 
@@ -153,12 +166,15 @@ def main(folder: Path) -> None:
     """Write what comes of each mistake to a file of this process."""
     with joined(2.0) as processes:
         told: Told = {"outside refused": message(Outside().train)}
-        with patch("kdcore.parallel.check_inside", lambda *_: None):
+        with patch("kdcore.trainer.check_inside", lambda *_: None):
             told["outside"] = Outside().train()
         told["bank refused"] = message(lambda: trained([Remembering()]))
         with patch("kdcore.distiller.nothing_remembered", lambda _: nullcontext()):
             told["bank"] = trained([Remembering()])["buffers"]
         told["whole state refused"] = message(lambda: trained([Queue()]))
+        told["whole state of all"] = trained([Mean()])["memory"]
+        targets = (torch.arange(SAMPLES) + processes.rank) % 5
+        told["other data refused"] = message(lambda: trained(["logits"], targets=targets))
         told["frozen refused"] = message(Unfreezing().train)
         told["means"] = mean_of_means()
         told["spare refused"] = message(lambda: trained(["logits"], student=WithSpare()))
