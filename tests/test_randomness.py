@@ -1,10 +1,13 @@
 """Streams depend on their purpose alone, and leave the global one alone."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from kdcore.randomness import derive_seed, isolated, stream
+from kdcore.randomness import derive_seed, isolated, seed_all, stream
 
 
 def _draw(generator: torch.Generator) -> Tensor:
@@ -74,3 +77,13 @@ def test_the_global_stream_is_put_back_when_building_fails() -> None:
     with pytest.raises(ZeroDivisionError), isolated(3, "adapters"):
         raise ZeroDivisionError(nn.Linear(4, 4))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_all_global_streams_are_seeded() -> None:
+    drawn = []
+    for _ in range(2):
+        seed_all(2**63 - 1)
+        drawn.append((torch.rand(1).item(), random.random(), np.random.rand()))
+    assert drawn[0] == drawn[1]
+    seed_all(3)
+    assert (torch.rand(1).item(), random.random(), np.random.rand()) != drawn[0]

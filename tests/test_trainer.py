@@ -13,7 +13,7 @@ from kdcore.cache import SignalCache
 from kdcore.data.order import Order
 from kdcore.data.source import DatasetSource
 from kdcore.distiller import Distiller, Losses
-from kdcore.errors import NonFiniteLossError, StrategyError
+from kdcore.errors import NonFiniteLossError, RunError, StrategyError
 from kdcore.evaluation import evaluate
 from kdcore.execution import PLAIN, Execution
 from kdcore.history import EpochRecord
@@ -357,3 +357,34 @@ def test_a_step_that_was_not_taken_is_not_counted_and_leaves_no_gradient() -> No
         train(distiller, source, _config(), 1)
     assert distiller.step == 3
     assert all(parameter.grad is None for parameter in distiller.parameters())
+
+
+class _Normed(nn.Module):
+    """Batch normalisation of one value a sample, and a mask of infinities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Linear(3, 2), nn.BatchNorm1d(2)
+        self.register_buffer("mask", torch.full((2,), -torch.inf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.norm(self.layer(x))
+        return logits
+
+
+def _train_normed(samples: int) -> nn.Module:
+    student = _Normed()
+    data = TensorDataset(torch.rand(samples, 3), torch.arange(samples) % 2)
+    with Distiller(None, student) as distiller:
+        train(distiller, DatasetSource(data, "x"), TrainConfig(epochs=1, batch_size=4), 0)
+    return student
+
+
+def test_a_batch_that_is_too_small_for_batch_normalisation_is_one_line() -> None:
+    with pytest.raises(RunError, match=r"given 1 sample\(s\).*choose train.batch_size"):
+        _train_normed(5)
+
+
+def test_a_buffer_that_was_infinite_before_is_no_ruined_weight() -> None:
+    student = _train_normed(8)
+    assert bool(student.get_buffer("mask").isinf().all())
