@@ -12,13 +12,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from kdcore.answers import PerWhat, labelled, mean, nothing_changed, nothing_remembered
+from kdcore.answers import mean
 from kdcore.assembly import Assembly, arm, discover
+from kdcore.auxiliary import AuxiliaryLosses, Told
 from kdcore.catalog import Catalog
-from kdcore.contract import AuxiliaryLoss, Setup
+from kdcore.contract import Setup
 from kdcore.devices import device_of
 from kdcore.ensemble import Ensemble, Member
-from kdcore.errors import ConfigError, ModelError, StrategyError, UserError
+from kdcore.errors import ConfigError, ModelError, StrategyError
 from kdcore.execution import PLAIN, Execution
 from kdcore.freezing import Frozen
 from kdcore.moving import MovingTeacher
@@ -26,7 +27,7 @@ from kdcore.nested import in_precision, inputs_of
 from kdcore.part import Part
 from kdcore.selection import Entry, agreed_task_weight, select
 from kdcore.signals import Signals
-from kdcore.taps import Observation, logits_of
+from kdcore.taps import logits_of
 from kdcore.tasks import Classification, Counts, Mixed, Task
 from kdcore.teacher import AnyTeacher, FrozenTeacher, named
 from kdcore.teachers import TeacherEnsemble, check_teachers, ensembles_of, needed
@@ -123,8 +124,8 @@ class Distiller(nn.Module):
         self.task_weight = agreed_task_weight(members) if task_weight is None else task_weight
         self.epoch = 0
         self.step = 0
-        self._per = PerWhat()
         self._ensemble = Ensemble(members, wrappers)
+        self._auxiliary = AuxiliaryLosses(self._ensemble, self.task)
         self._frozen = Frozen.but(student, trainable)
         if teacher_sample_input is None:
             teacher_sample_input = sample_input
@@ -254,82 +255,15 @@ class Distiller(nn.Module):
             auxiliary: dict[str, Tensor] = {}
             weights: dict[str, float] = {}
             seen = replace(observation, output=self.task.rows(logits, targets))
+            setup = self._assembly.setup
+            told = Told(setup, seen, signals, targets, indices, self.epoch, self.step)
             for part in self._parts:
-                heard = self._heard(part, signals, targets)
-                with nothing_remembered(part):
-                    if self._unsure(part, here):
-                        self._find_out(part, seen, heard, targets, indices)
-                    loss = self._auxiliary(part, seen, heard, targets, indices)
-                for label, value in labelled(part.member, loss):
-                    auxiliary[label] = mean(part.member, label, value, here, counts, self._per)
+                for label, value in self._auxiliary.of(part, told, here):
+                    per = self._auxiliary.per
+                    auxiliary[label] = mean(part.member, label, value, here, counts, per)
                     weights[label] = weight_at(part.member.weight, self.epoch)
                     total = total + weights[label] * auxiliary[label]
         return Losses(total, task, auxiliary, weights, logits.detach())
-
-    def _heard(self, part: Part, signals: Mapping[str, Signals], targets: Tensor) -> Signals:
-        """Return what a strategy's teacher says, its logits by row."""
-        heard = signals[part.member.teacher]
-        heard.check_rows(len(targets), part.member.teacher)
-        if heard.logits is None:
-            return heard
-        return replace(heard, logits=self.task.rows(heard.logits, targets))
-
-    def _unsure(self, part: Part, here: Counts) -> bool:
-        """Return whether a vector of a strategy might be one value a sample as well as a row."""
-        ambiguous = here.samples == here.rows and not self.task.rows_are_samples
-        return ambiguous and not self._per.settled(part.member.label)
-
-    def _find_out(
-        self,
-        part: Part,
-        seen: Observation,
-        heard: Signals,
-        targets: Tensor,
-        indices: Tensor | None,
-    ) -> None:
-        """See which of a strategy's losses are longer where there is one row more."""
-        stream = part.generator.get_state()
-        more = replace(seen, output=_one_more(seen.output))
-        if heard.logits is not None:
-            heard = replace(heard, logits=_one_more(heard.logits))
-        with torch.no_grad():
-            loss = self._auxiliary(part, more, heard, targets, indices)
-        part.generator.set_state(stream)
-        for label, value in labelled(part.member, loss):
-            self._per.note(label, value, rows=len(more.output))
-
-    def _auxiliary(
-        self,
-        part: Part,
-        seen: Observation,
-        heard: Signals,
-        targets: Tensor,
-        indices: Tensor | None,
-    ) -> AuxiliaryLoss:
-        member = part.member
-        if indices is None:
-            if self._ensemble.wants(member, "indices"):
-                raise UserError(
-                    f"strategy {member.label!r} asks for indices: pass indices=, each "
-                    "sample's index in the training set"
-                )
-            indices = torch.arange(len(targets), device=targets.device)
-        student = part.student_features(seen.activations, seen.output)
-        teacher = part.teacher_features(heard)
-        with nothing_changed(member, student, teacher, part.state):
-            return self._ensemble.compute_auxiliary_loss(
-                member,
-                setup=self._assembly.setup,
-                student=student,
-                teacher=teacher,
-                modules=part.own_modules,
-                state=part.state,
-                targets=targets,
-                indices=indices,
-                epoch=self.epoch,
-                step=self.step,
-                generator=part.generator,
-            )
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of everything that is trained."""
@@ -411,7 +345,7 @@ class Distiller(nn.Module):
         return {
             "epoch": self.epoch,
             "step": self.step,
-            "per": dict(self._per.known),
+            "per": dict(self._auxiliary.per.known),
             "state": {part.member.label: dict(part.state) for part in self._parts},
             "generators": self.streams(),
             "moving": {name: each.state_dict() for name, each in self.moving.items()},
@@ -430,16 +364,12 @@ class Distiller(nn.Module):
         """Take back what `get_extra_state` returned."""
         self.epoch = state["epoch"]
         self.step = state["step"]
-        self._per.known = dict(state["per"])
+        self._auxiliary.per.known = dict(state["per"])
         for part in self._parts:
             part.state.load(state["state"][part.member.label])
         self.set_streams(state["generators"])
         for name, teacher in self.moving.items():
             teacher.load_state_dict(state["moving"][name])
-
-
-def _one_more(rows: Tensor) -> Tensor:
-    return torch.cat([rows, rows[-1:]])
 
 
 def _release(assembly: Assembly, frozen: Frozen) -> None:

@@ -64,6 +64,7 @@ LAYERS = (
     ("kdcore.selection", "kdcore.part", "kdcore.teacher"),
     ("kdcore.moving",),
     ("kdcore.assembly", "kdcore.answers"),
+    ("kdcore.auxiliary",),
     ("kdcore.distiller",),
     ("kdcore.parallel",),
     # data

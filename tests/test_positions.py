@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore import Distiller, Strategy, hookimpl
+from kdcore.auxiliary import AuxiliaryLosses
 from kdcore.contract import Features
 from kdcore.errors import DataError
 from kdcore.positions import Positions, Segmentation, Sequences
@@ -281,51 +282,14 @@ def test_a_loss_by_sample_stays_one_in_a_batch_of_as_many_rows() -> None:
 
         found = asked()
         saved = distiller.get_extra_state()
-        distiller._per.known.clear()
-        with patch.object(Distiller, "_unsure", lambda *_: False):  # the control
+        distiller._auxiliary.per.known.clear()
+        with patch.object(AuxiliaryLosses, "_unsure", lambda *_: False):  # the control
             assert asked() == pytest.approx(found / 4)  # over 40 rows, not over 10 samples
-        distiller._per.known.clear()
+        distiller._auxiliary.per.known.clear()
         distiller(inputs, targets)
         assert asked() == found
         distiller.set_extra_state(saved)
         assert asked() == found
-
-
-class _Ones(Strategy):
-    """One value a sample, each of them one."""
-
-    @hookimpl
-    def compute_auxiliary_loss(self, student: Features, targets: torch.Tensor) -> torch.Tensor:
-        return 1.0 + 0.0 * student.logits.sum() * torch.ones(len(targets))
-
-
-class _Rows(Strategy):
-    """One value a row, each of them one."""
-
-    @hookimpl
-    def compute_auxiliary_loss(self, student: Features) -> torch.Tensor:
-        return 1.0 + 0.0 * student.logits.sum(1)
-
-
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_a_mean_is_one_of_ones_whichever_micro_batch_comes_first(order: tuple[int, int]) -> None:
-    # The first part has as many rows as samples, the second three times as many.
-    targets = torch.full((4, 3), UNLABELLED)
-    targets[:2, 0] = 1
-    targets[2:] = 1
-    parts = torch.split(torch.arange(4), 2)
-    model, tokens = nn.Embedding(5, 4), torch.arange(12).reshape(4, 3) % 5
-    counts = Sequences().count(4, targets)
-    with Distiller(
-        nn.Embedding(5, 4), model, [_Ones(), _Rows()], task=Sequences(), sample_input=tokens[:2]
-    ) as distiller:
-        sums = {"_ones": 0.0, "_rows": 0.0}
-        for part in order:
-            chosen = parts[part]
-            losses = distiller(tokens[chosen], targets[chosen], counts=counts)
-            for label in sums:
-                sums[label] += float(losses.auxiliary[label].detach())
-    assert sums == {"_ones": pytest.approx(1.0), "_rows": pytest.approx(1.0)}
 
 
 def test_labels_that_are_taken_away_leave_padding_what_it_was() -> None:

@@ -169,7 +169,7 @@ def main(folder: Path) -> None:
         with patch("kdcore.trainer.check_inside", lambda *_: None):
             told["outside"] = Outside().train()
         told["bank refused"] = message(lambda: trained([Remembering()]))
-        with patch("kdcore.distiller.nothing_remembered", lambda _: nullcontext()):
+        with patch("kdcore.auxiliary.nothing_remembered", lambda _: nullcontext()):
             told["bank"] = trained([Remembering()])["buffers"]
         told["whole state refused"] = message(lambda: trained([Queue()]))
         told["whole state of all"] = trained([Mean()])["memory"]
