@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kdcore.distiller import Distiller as Distiller
     from kdcore.distiller import Losses as Losses
     from kdcore.errors import KdcoreError as KdcoreError
+    from kdcore.errors import StrategyError as StrategyError
     from kdcore.hookspecs import hookimpl as hookimpl
     from kdcore.losses import require_classes as require_classes
     from kdcore.losses import require_same_classes as require_same_classes
@@ -63,7 +64,7 @@ _HOMES = {
     "api": ("Result", "distill"),
     "contract": ("Adapters", "AuxiliaryLoss", "Features", "Setup", "Shapes", "State", "Taps"),
     "distiller": ("Distiller", "Losses"),
-    "errors": ("KdcoreError",),
+    "errors": ("KdcoreError", "StrategyError"),
     "hookspecs": ("hookimpl",),
     "losses": ("require_classes", "require_same_classes", "require_same_shape", "squared_error"),
     "nested": ("TeacherInputs",),

@@ -103,3 +103,14 @@ def test_the_changelog_names_every_command() -> None:
     for command in (ROOT / "kdcore" / "cli").glob("*.py"):
         if command.stem not in ("__init__", "main", "options"):
             assert f"kdcore {command.stem}" in text
+
+
+def test_every_name_of_kdcore_that_prose_has_is_exported() -> None:
+    found = {
+        name
+        for page in PAGES
+        for name in re.findall(r"`kdcore\.([A-Za-z]+)[`(]", page.read_text(encoding="utf-8"))
+    }
+    others = {"testing", "trainer", "wrappers"}  # modules, and a group of entry points
+    assert found - others
+    assert found - others <= set(kdcore.__all__)
