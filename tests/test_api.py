@@ -296,7 +296,7 @@ def test_targets_of_another_task_are_refused_before_any_step() -> None:
     for data, task, words in (
         (_data(4, 0), kdcore.Regression(), r"regression takes targets that are floating-point"),
         (_values(4, 0), kdcore.Classification(), r"takes targets that are whole .* float32 \[4, 3"),
-        (_values(4, 0), kdcore.MultiLabel(), r"train_data\[\d\]: the target is .* takes 0, 1 or"),
+        (_values(4, 0), kdcore.MultiLabel(), r"train_data\[\d\]: the target is .* takes 0, 1, and"),
     ):
         with pytest.raises(DataError, match=words):
             kdcore.distill(None, _net(6), data, data, task=task, epochs=1)

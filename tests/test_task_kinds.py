@@ -28,7 +28,7 @@ def test_settings_reach_the_task() -> None:
     for kind in ("classification", "segmentation", "sequences"):
         assert facts(kind, 0.2)["label_smoothing"] == 0.2
     measured = facts("none", metric="math:hypot", metric_name="far", higher_is_better=False)
-    assert (measured["metric"], measured["name"]) == ("math:hypot", "far")
+    assert (measured["metric"], measured["score"]) == ("math:hypot", ["far", False])
 
 
 def _refused(tree: dict[str, Any], *, compared: bool = False) -> str:
