@@ -11,6 +11,8 @@ from torch import Tensor
 from tests.together.gradients import ALL, CASES, SAMPLES, Told
 from tests.together.launch import run_together, together
 
+pytestmark = pytest.mark.slow  # each starts several processes
+
 BOUND = 1e-12
 """Of the largest value, where that is above 1: attention's loss has a weight of 1000."""
 

@@ -20,6 +20,7 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> list[Told]:
     return run_together("pieces", tmp_path_factory.mktemp("pieces"), 2)
 
 
+@pytest.mark.slow
 def test_the_student_leaves_with_its_class_parameters_and_no_hooks(pieces: list[Told]) -> None:
     before = Normal()
     for told in pieces:
@@ -30,6 +31,7 @@ def test_the_student_leaves_with_its_class_parameters_and_no_hooks(pieces: list[
         assert told["alone"] == (2, 5)
 
 
+@pytest.mark.slow
 def test_all_processes_have_the_whole_student_and_the_best_one(pieces: list[Told]) -> None:
     first, second = pieces
     expected = {name: each.shape for name, each in Normal().state_dict().items()}
@@ -38,6 +40,7 @@ def test_all_processes_have_the_whole_student_and_the_best_one(pieces: list[Told
         assert all(torch.equal(first[name][key], second[name][key]) for key in expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", STOPS)
 def test_it_continues_bit_for_bit_where_it_was_saved(pieces: list[Told], stop: int) -> None:
     for told in pieces:
