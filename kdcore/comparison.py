@@ -119,7 +119,7 @@ def about(context: RunContext) -> list[str]:
     experiment = context.experiment
     train = experiment.train
     return [
-        _data_line(context),
+        data_line(context),
         *context.data.notes,
         f"{taught_by(experiment)}, student {experiment.student.model}; "
         f"{train.epochs} epochs, batches of {train.batch_size}, {train.optimizer}, lr {train.lr:g}",
@@ -139,7 +139,7 @@ def _rehearse(context: RunContext, config: ComparisonConfig, chosen: Sequence[St
     seed, show = config.seeds[0], context.console.print
     models = context.new_teachers(seed)
     student = context.new_student(seed)
-    for line in (_data_line(context), *context.data.notes):
+    for line in (data_line(context), *context.data.notes):
         show(line, highlight=False, soft_wrap=True, markup=False)
     for name, each in config.teachers_by_name.items():
         size = f": {_parameters(models[name]):,} parameters" if name in models else ""
@@ -197,7 +197,8 @@ def describe(distiller: Distiller) -> list[str]:
     return lines
 
 
-def _data_line(context: RunContext) -> str:
+def data_line(context: RunContext) -> str:
+    """Say in one line what data an experiment has, and where it runs."""
     data = context.data
     device = f"{context.device.type}, {torch.get_num_threads()} threads"
     return (

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -96,6 +97,14 @@ def terminal_table(results: Sequence[RunResult]) -> Table:
     for line in lines:
         shown.add_row(*map(escape, line))
     return shown
+
+
+def print_table(console: Console, results: Sequence[RunResult]) -> None:
+    """Print the table, in a file as wide as it is."""
+    shown = terminal_table(results)
+    if not console.is_terminal:
+        console.width = max(console.width, console.measure(shown).maximum)
+    console.print(shown)
 
 
 def markdown_table(results: Sequence[RunResult]) -> str:

@@ -144,7 +144,7 @@ def command(
     if json_file is not None:
         write_json(json_file, report.as_json(results))
     console.quiet = False
-    console.print(report.terminal_table(results))
+    report.print_table(console, results)
     file = context.out / comparison.REPORT
     said = f"report: {file}" if student is None else f"report: kdcore report {context.out}"
     console.print(said, soft_wrap=True)

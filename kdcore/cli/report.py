@@ -35,7 +35,7 @@ def command(
     report.write_report(folder, f"kdcore compare: {folder.name}", found.about, found.results)
     if json_file is not None:
         write_json(json_file, report.as_json(found.results))
-    console.print(report.terminal_table(found.results))
+    report.print_table(console, found.results)
     for student in found.missing:
         console.print(
             f"missing: {student.name}, seed {student.seed} (--only {student.number})",

@@ -57,7 +57,7 @@ def command(
     from rich.console import Console
 
     from kdcore import report
-    from kdcore.comparison import rehearse
+    from kdcore.comparison import data_line, rehearse
     from kdcore.context import Resume, RunContext
     from kdcore.faculty import run_teachers, teacher_rows
     from kdcore.files import write_json
@@ -83,7 +83,7 @@ def command(
         taught = any(config.strategy_lists)
         models = context.new_teachers(config.seed) if taught else {}
         lines = rehearse(context, config.seed, models, config.plan)
-        for line in (*context.data.notes, *lines):
+        for line in (data_line(context), *context.data.notes, *lines):
             console.print(line, markup=False, soft_wrap=True)
         teachers = run_teachers(context, config.seed) if taught else {}
         results = teacher_rows(context, config.seed, teachers)
@@ -94,5 +94,5 @@ def command(
     if json_file is not None:
         write_json(json_file, report.as_json(results))
     console.quiet = False
-    console.print(report.terminal_table(results))
+    report.print_table(console, results)
     console.print(f"student: {Path(result.folder) / STUDENT_WEIGHTS}", soft_wrap=True)

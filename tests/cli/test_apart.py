@@ -137,7 +137,8 @@ def test_four_at_once_one_killed_and_started_again_give_the_table_of_one(
             break
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
     for process in first.values():
         _said(process)
     said = _said(_start(apart, command="report"))
