@@ -36,7 +36,7 @@ from kdcore.selection import select
 from kdcore.task_kinds import task_of
 from kdcore.tasks import Task
 from kdcore.teachers import TEACHER, needed, title_of
-from kdcore.teaching import AnyTeacherConfig, EnsembleConfig, TeacherConfig
+from kdcore.teaching import AnyTeacherConfig, TeacherConfig, ensembles_in
 
 TRIED_SAMPLES = 8
 """Samples that losses are computed of before any training."""
@@ -121,10 +121,7 @@ class RunContext:
         """Return the teachers that some strategies learn from, members of ensembles included."""
         teachers = self.experiment.teachers_by_name
         members = select(strategies, tuple(teachers), self.catalog)
-        ensembles = {
-            name: each.spec for name, each in teachers.items() if isinstance(each, EnsembleConfig)
-        }
-        used = needed((member.teacher for member in members), ensembles)
+        used = needed((member.teacher for member in members), ensembles_in(teachers))
         return {name: each for name, each in teachers.items() if name in used}
 
     def new_teacher(self, seed: int, name: str = TEACHER) -> nn.Module:

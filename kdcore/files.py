@@ -150,8 +150,8 @@ def load_weights(model: nn.Module, path: Path, where: str) -> None:
                 f"{list(tensor.shape)}; was it trained for other classes or another image size?"
             )
         # A mask may be made of infinities, which the model itself has in the same places.
-        finite, made = torch.isfinite(weights[name].double()), torch.isfinite(tensor.double())
-        if not bool((finite | ~made.to(finite.device)).all()):
+        own, found = tensor.double().cpu(), weights[name].double()
+        if not bool((torch.isfinite(found) | (found == own)).all()):
             raise ModelError(f"{prefix}: the tensor {name!r} has values that are not finite")
     # Modules that look at their version would take weights without one for an old one's.
     whole = OrderedDict(weights)

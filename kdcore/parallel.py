@@ -90,7 +90,7 @@ class Unit:
 
 
 def _wrapped(distiller: Distiller, processes: Processes) -> DistributedDataParallel | None:
-    if processes.count == 1:
+    if processes.count == 1 or not list(_learning(distiller)):  # whose optimizer is refused
         return None
     wrapped = DistributedDataParallel(distiller)
     wrapped.register_comm_hook(None, _summed)

@@ -119,7 +119,7 @@ def check_names(teachers: Mapping[str, AnyTeacherConfig]) -> None:
                 f"no teacher of several can be called {name!r}, as the one of [teacher] is: give "
                 "it another name"
             )
-    check_teachers(teachers, _ensembles(teachers))
+    check_teachers(teachers, ensembles_in(teachers))
 
 
 def check_all_teach(
@@ -148,12 +148,13 @@ def check_all_teach(
         else:
             bound.add(teacher)
     for name in teachers:
-        if name not in needed(bound, _ensembles(teachers)):
+        if name not in needed(bound, ensembles_in(teachers)):
             raise ConfigError(
                 f'no strategy learns from teacher {name!r}: bind one (teacher = "{name}"), or '
                 f"leave [teachers.{name}] out"
             )
 
 
-def _ensembles(teachers: Mapping[str, AnyTeacherConfig]) -> dict[str, TeacherEnsemble]:
+def ensembles_in(teachers: Mapping[str, AnyTeacherConfig]) -> dict[str, TeacherEnsemble]:
+    """Return those of an experiment's teachers that are ensembles, as Python has them."""
     return {name: each.spec for name, each in teachers.items() if isinstance(each, EnsembleConfig)}

@@ -145,17 +145,8 @@ class _Training:
         self._order = Order(source.targets, config.batch_size, config.labelled_share, seed)
         wanted = self._signals.needs_inputs
         self._feed = Feed(source, distiller.device, workers=workers, teacher=wanted)
-        check_alike(
-            {
-                "seed": seed,
-                "train": config.model_dump(mode="json"),
-                "targets": digest_of({"targets": source.targets}),
-                "teachers": {
-                    name: digest_of(each.model.state_dict())
-                    for name, each in distiller.teachers.items()
-                },
-            }
-        )
+        if unit.processes.count > 1:
+            _check_alike(distiller, source, config, seed)
         self._optimizer = build_optimizer(distiller.parameters(), config)
         check_inside(distiller, self._optimizer)
         self._schedule = build_schedule(self._optimizer, config, self._order.steps)
@@ -385,6 +376,19 @@ def _values(losses: Losses) -> Iterator[tuple[str, Tensor]]:
     yield "task", losses.task.detach()
     for label, value in losses.auxiliary.items():
         yield label, value.detach()
+
+
+def _check_alike(distiller: Distiller, source: Source, config: TrainConfig, seed: int) -> None:
+    """Refuse processes that were given other data or teachers than the first."""
+    teachers = distiller.teachers.items()
+    check_alike(
+        {
+            "seed": seed,
+            "train": config.model_dump(mode="json"),
+            "targets": digest_of({"targets": source.targets}),
+            "teachers": {name: digest_of(each.model.state_dict()) for name, each in teachers},
+        }
+    )
 
 
 def _dropout_seed(seed: int, epochs_before: int) -> int:

@@ -320,3 +320,23 @@ class TestFit:
         with pytest.raises(ModelError):
             load_weights(model, tmp_path / "w.safetensors", "teacher")
         assert torch.equal(model.state_dict()["0.weight"], before)
+
+
+class _Masked(nn.Module):
+    """A model that holds a mask of infinities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+
+@pytest.mark.parametrize(("first", "second"), [(-torch.inf, -torch.inf), (0.0, torch.nan)])
+def test_infinities_are_taken_where_the_model_has_them_and_nowhere_else(
+    tmp_path: Path, first: float, second: float
+) -> None:
+    model, file = _Masked(), tmp_path / "w.safetensors"
+    save_weights(file, model.state_dict())
+    load_weights(model, file, "teacher")
+    save_weights(file, {"mask": torch.tensor([first, second])})
+    with pytest.raises(ModelError, match="'mask' has values that are not finite"):
+        load_weights(model, file, "teacher")
