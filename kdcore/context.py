@@ -27,7 +27,7 @@ from kdcore.fingerprint import ENVIRONMENT, digest_of, machine_facts, source_of
 from kdcore.interruption import Interruption
 from kdcore.job import CHECKPOINTS, Job
 from kdcore.models.build import build_model, code_of
-from kdcore.parallel import check_alike
+from kdcore.parallel import check_alike, check_several
 from kdcore.processes import here
 from kdcore.randomness import derive_seed
 from kdcore.saving import Saver
@@ -89,6 +89,8 @@ class RunContext:
         self.catalog = catalog or Catalog()
         for strategies in experiment.strategy_lists:
             self.teachers_of(strategies)  # what is misspelt fails at once
+        if experiment.train.shard:
+            check_several(here())
         self.device = find_device(experiment.device)
         self.out = make_folder(out)
         wrappers = Catalog(WRAPPERS)

@@ -98,11 +98,7 @@ def _wrapped(distiller: Distiller, processes: Processes) -> DistributedDataParal
 
 
 def _shards(distiller: Distiller, processes: Processes) -> Shards:
-    if processes.count == 1:
-        raise ConfigError(
-            "train.shard spreads weights over processes, and there is one: start several with "
-            "torchrun, or leave it out"
-        )
+    check_several(processes)
     if distiller.moving:
         raise ConfigError(
             "train.shard does not go with a moving average of the student as a teacher: leave one "
@@ -110,6 +106,19 @@ def _shards(distiller: Distiller, processes: Processes) -> Shards:
         )
     student = distiller.student
     return Shards(distiller, [*blocks_of(student), student], processes.count)
+
+
+def check_several(processes: Processes) -> None:
+    """Refuse to spread weights where there is one process.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if processes.count == 1:
+        raise ConfigError(
+            "train.shard spreads weights over processes, and there is one: start several with "
+            "torchrun, or leave it out"
+        )
 
 
 def _summed(_: object, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:

@@ -69,6 +69,8 @@ class Shards:
                 )
         self._before = [_Before(module) for module in root.modules()]
         mesh = init_device_mesh(device_of(root).type, (count,))
+        for parameter in root.parameters():
+            parameter.data = parameter.data.contiguous()  # FSDP takes no other layout
         try:
             for block in (*_apart(blocks), root):
                 fully_shard(block, mesh=mesh)
@@ -105,6 +107,12 @@ class _Before:
         self._names = set(vars(module))
         self._hooks = {name: dict(vars(module)[name]) for name in _HOOKS if name in vars(module)}
         self._parameters = dict(module._parameters)
+        # Of what layout each is, without its memory.
+        self._laid_out = {
+            name: torch.empty_like(each, device="meta")
+            for name, each in self._parameters.items()
+            if each is not None
+        }
 
     def let_go(self) -> None:
         """Let go of the whole weights; each process has its pieces now."""
@@ -134,7 +142,9 @@ class _Before:
         for name, parameter in self._parameters.items():
             self._module._parameters[name] = parameter
             if parameter is not None and name in weights:
-                parameter.data = weights[name]
+                own = self._laid_out[name]
+                found = weights[name]
+                parameter.data = found.new_empty_strided(own.shape, own.stride()).copy_(found)
                 parameter.grad = None
 
 

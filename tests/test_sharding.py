@@ -6,6 +6,7 @@ from torch import nn
 
 from kdcore import Distiller
 from kdcore.errors import ConfigError, ModelError
+from kdcore.execution import in_best_layout
 from kdcore.parallel import Unit
 from kdcore.sections import TrainConfig
 from kdcore.sharding import Shards, _apart, blocks_of, like, whole, whole_state
@@ -28,6 +29,8 @@ def test_the_student_leaves_with_its_class_parameters_and_no_hooks(pieces: list[
         assert told["state"] == [sorted(vars(module)) for module in before.modules()]
         assert set(told["hooks"]) == {0}
         assert all(told["plain"])
+        laid_out = in_best_layout(Normal())
+        assert told["strides"] == [each.stride() for each in laid_out.parameters()]
         assert told["alone"] == (2, 5)
 
 

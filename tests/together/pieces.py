@@ -10,6 +10,7 @@ from torch.utils.data import TensorDataset
 
 from kdcore import Distiller, Setup
 from kdcore.data.source import DatasetSource
+from kdcore.execution import in_best_layout
 from kdcore.processes import joined
 from kdcore.saving import Saver
 from kdcore.sections import CheckpointConfig, TrainConfig
@@ -58,7 +59,7 @@ def _train(folder: Path | None, stop: int | None = None) -> tuple[nn.Module, Any
     images, targets = torch.rand(SAMPLES, 3, 16, 16), torch.arange(SAMPLES) % 5
     source = DatasetSource(TensorDataset(images, targets), "images", same_every_epoch=True)
     torch.manual_seed(1)
-    student, teacher = Normal(), small_teacher()
+    student, teacher = in_best_layout(Normal()), in_best_layout(small_teacher())
     config = TrainConfig(
         epochs=3, batch_size=8, accumulate=2, shard=True, weight_average=0.9, clip_norm=1.0
     )
@@ -90,6 +91,7 @@ def main(folder: Path) -> None:
             "classes": [type(module).__name__ for module in whole.modules()],
             "hooks": [len(module._forward_hooks) for module in whole.modules()],
             "state": [sorted(vars(module)) for module in whole.modules()],
+            "strides": [each.stride() for each in whole.parameters()],
             "plain": [type(parameter) is nn.Parameter for parameter in whole.parameters()],
         }
         for stop in STOPS:
