@@ -99,11 +99,16 @@ def terminal_table(results: Sequence[RunResult]) -> Table:
     return shown
 
 
+WIDEST = 1000
+"""Columns of a file in which a table is never cut."""
+
+
 def print_table(console: Console, results: Sequence[RunResult]) -> None:
     """Print the table, in a file as wide as it is."""
     shown = terminal_table(results)
     if not console.is_terminal:
-        console.width = max(console.width, console.measure(shown).maximum)
+        unbounded = console.options.update(width=WIDEST)
+        console.width = max(console.width, console.measure(shown, options=unbounded).maximum)
     console.print(shown)
 
 

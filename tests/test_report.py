@@ -1,8 +1,11 @@
+import io
 import json
 from pathlib import Path
 
+from rich.console import Console
+
 from kdcore.job import RunResult
-from kdcore.report import markdown_table, terminal_table, write_report
+from kdcore.report import markdown_table, print_table, terminal_table, write_report
 from kdcore.tasks import ACCURACY, Metric
 from kdcore.values import Regression
 
@@ -83,3 +86,20 @@ def test_runs_without_any_score_have_a_report(tmp_path: Path) -> None:
     assert "|  | score | to student alone | training loss | seconds |" in text
     assert "| hint | – | – | 1.5000 | 2.0 |" in text
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_in_a_file_a_table_is_as_wide_as_it_is_and_no_cell_is_cut() -> None:
+    values = {metric.name: 0.125 for metric in Regression().metrics}
+    runs = [
+        _other(name, values, Regression().metrics)
+        for name in ("student", "a-candidate-with-a-rather-long-label-that-says-much")
+    ]
+    narrow = io.StringIO()
+    Console(file=narrow, width=80).print(terminal_table(runs))
+    assert "…" in narrow.getvalue()  # the control
+    wide = io.StringIO()
+    print_table(Console(file=wide, width=80), runs)
+    (line,) = [each for each in wide.getvalue().splitlines() if "rather-long" in each]
+    assert "a-candidate-with-a-rather-long-label-that-says-much" in line
+    assert line.count("0.1250") == 3
+    assert "…" not in wide.getvalue()
