@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from kdcore.errors import RunError, UserError
+from kdcore.meeting import meet
 
 T = TypeVar("T")
 
@@ -157,8 +158,10 @@ def joined(timeout: float) -> Iterator[Processes]:
             )
         torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=timedelta(minutes=timeout))
+    waiting = timedelta(minutes=timeout)
     try:
+        store, rank, count = meet(waiting)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=waiting)
         yield here()
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not any(w in str(error) for w in LOST):

@@ -21,6 +21,7 @@ PLUGINS = ROOT / "plugins"
 # one row do not know each other.
 LAYERS = (
     ("kdcore.errors",),
+    ("kdcore.meeting",),
     ("kdcore.processes",),
     (
         "kdcore.randomness",
