@@ -121,9 +121,10 @@ def ask_all(
     """
     processes, rest = here(), request.batches()
     while shared := list(islice(rest, processes.count)):
-        said: dict[str, Tensor] = {}
-        if processes.rank < len(shared):
-            said = dict(_said(live, gathered(request.source, *shared[processes.rank]), request))
+        # Also where there are fewer batches than processes: all ask equally often, which a teacher
+        # that is spread over them needs.
+        mine = shared[min(processes.rank, len(shared) - 1)]
+        said = dict(_said(live, gathered(request.source, *mine), request))
         for owner, (indices, view) in enumerate(shared):
             first = int(indices[0]) + view * len(request.source)
             for name, spec in specs.items():
@@ -144,7 +145,10 @@ def _said(live: LiveSignals, batch: Batch, request: Request) -> Iterator[tuple[s
 
 
 def apart(arrays: Arrays, live: LiveSignals, request: Request) -> float:
-    """Return by what share of its largest value a signal changes with place and neighbours."""
+    """Return by what share of its largest value a signal changes with place and neighbours.
+
+    Of processes that train together the first finds that out, and all ask.
+    """
     count = len(request.source)
     size = min(request.batch_size, count)
     if size < 2:
@@ -156,16 +160,25 @@ def apart(arrays: Arrays, live: LiveSignals, request: Request) -> float:
     worst = 0.0
     for name, heard in live.signals(batch).items():
         for signal, tensor in heard.named():
-            array = arrays[array_name(name, signal)]
+            array = arrays.get(array_name(name, signal))
+            if array is None:  # this process keeps nothing itself
+                continue
             kept = array[moved.to(array.device)].double().cpu()
             now = stored(tensor).double().cpu()
             largest = float(kept.abs().max())
             worst = max(worst, float((kept - now).abs().max()) / (largest or 1.0))
-    return worst
+    return here().agreed(worst)
 
 
 def agrees(arrays: Arrays, live: LiveSignals, request: Request) -> bool:
-    """Return whether a few samples, computed anew, are what is kept of them."""
+    """Return whether a few samples, computed anew, are what is kept of them.
+
+    Of processes that train together the first finds that out, and all ask.
+    """
+    return here().agreed(_agrees(arrays, live, request))
+
+
+def _agrees(arrays: Arrays, live: LiveSignals, request: Request) -> bool:
     count = len(request.source)
     indices = torch.linspace(0, count - 1, min(CHECKED_SAMPLES, count)).long()
     view = (request.source.views or 1) - 1

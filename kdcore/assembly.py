@@ -23,6 +23,7 @@ from kdcore.nested import inputs_of, to_device
 from kdcore.part import Part
 from kdcore.processes import here
 from kdcore.randomness import isolated, stream
+from kdcore.sharding import local
 from kdcore.signals import SignalKey, Signals
 from kdcore.survey import EnsembleSurvey, Roles, Survey
 from kdcore.taps import TapRecorder
@@ -260,7 +261,7 @@ def _check_apart(student: nn.Module, teachers: Mapping[str, nn.Module]) -> None:
 
 
 def _memory(model: nn.Module) -> set[int]:
-    tensors = (*model.parameters(), *model.buffers())
+    tensors = map(local, (*model.parameters(), *model.buffers()))
     return {address for t in tensors if (address := t.untyped_storage().data_ptr())}
 
 

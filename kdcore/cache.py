@@ -32,6 +32,7 @@ from kdcore.listening import (
 )
 from kdcore.processes import here
 from kdcore.sections import CacheConfig
+from kdcore.sharding import is_spread
 from kdcore.signals import SignalKey
 from kdcore.store import Slot, Store
 from kdcore.taps import TapAddress
@@ -225,22 +226,18 @@ class SignalCache:
 
         Of processes that train together the first does so for all.
         """
-        processes = here()
-        arrays = self._read_by_one(slot, live, request) if processes.first else None
-        if not processes.agreed(arrays is not None):
-            return None
-        return _opened(slot, request.name) if arrays is None else arrays
-
-    def _read_by_one(self, slot: Slot, live: LiveSignals, request: Request) -> Arrays | None:
-        opened, who = slot.open(), _who(request)
-        problem = opened.problem
-        if opened.arrays is not None:
-            arrays = renamed(opened.arrays, TEACHER, request.name)
+        processes, who = here(), _who(request)
+        opened = slot.open() if processes.first else None
+        there = processes.agreed(opened is not None and opened.arrays is not None)
+        problem = opened.problem if opened else None
+        if there:
+            arrays = renamed((opened and opened.arrays) or {}, TEACHER, request.name)
             if request.absent or agrees(arrays, live, request):
                 self._note(f"{who} does not run: what it says was kept in {slot.folder}")
-                return arrays
+                return arrays if processes.first else _opened(slot, request.name)
             problem = f"{slot.folder} is not what {who} says"
-            slot.remove()
+            if processes.first:
+                slot.remove()
         if problem:
             self._note(f"teacher cache: {problem}; {who} is asked again")
         return None
@@ -261,6 +258,7 @@ class SignalCache:
             "dtype": self._config.dtype,
             "kdcore": own_version(),
             "precision_of_signals": str(request.teachers[name].precision),
+            **({"spread": True} if is_spread(request.teachers[name].model) else {}),
             **machine_facts(request.device),
         }
 
@@ -270,8 +268,7 @@ class SignalCache:
         Raises:
             _NeighboursError: it is something else, by more than rounding.
         """
-        processes = here()
-        share = processes.agreed(apart(arrays, live, request) if processes.first else 0.0)
+        share = apart(arrays, live, request)
         if share > ROUNDING:
             raise _NeighboursError
         if share:

@@ -33,6 +33,7 @@ from kdcore.randomness import derive_seed
 from kdcore.saving import Saver
 from kdcore.sections import ModelConfig, TrainConfig
 from kdcore.selection import select
+from kdcore.sharding import spread
 from kdcore.task_kinds import task_of
 from kdcore.tasks import Task
 from kdcore.teachers import TEACHER, needed, title_of
@@ -90,7 +91,10 @@ class RunContext:
         for strategies in experiment.strategy_lists:
             self.teachers_of(strategies)  # what is misspelt fails at once
         if experiment.train.shard:
-            check_several(here())
+            check_several(here(), "train.shard")
+        for name, teacher in experiment.model_teachers.items():
+            if teacher.shard:
+                check_several(here(), f"shard of {title_of(name)}")
         self.device = find_device(experiment.device)
         self.out = make_folder(out)
         wrappers = Catalog(WRAPPERS)
@@ -139,8 +143,19 @@ class RunContext:
         return in_best_layout(self._built(config, given, title_of(name)))
 
     def new_teachers(self, seed: int) -> dict[str, nn.Module]:
-        """Build every teacher that is a model of its own."""
-        return {name: self.new_teacher(seed, name) for name in self.experiment.model_teachers}
+        """Build every teacher that is a model of its own, ready to be asked."""
+        names = self.experiment.model_teachers
+        return {name: self.to_ask(name, self.new_teacher(seed, name)) for name in names}
+
+    def to_ask(self, name: str, model: nn.Module) -> nn.Module:
+        """Put a teacher where it is asked: on the device, or in pieces on those of all processes.
+
+        From then on all processes ask it equally often.
+        """
+        if not self.experiment.model_teachers[name].shard:
+            return model.to(self.device)
+        spread(model, self.device, here().count)
+        return model
 
     def _built(self, config: ModelConfig, given: Any, where: str) -> nn.Module:
         task = self.task(self.experiment.train)

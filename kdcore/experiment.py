@@ -245,10 +245,15 @@ class Experiment(Section):
             for plan in self.plans:
                 for number, stage in enumerate(plan):
                     where = f"stages.{number}.train"
-                    self.stage_train(stage)
+                    self._refuse_compiled_pieces(self.stage_train(stage))
         except ValidationError as error:
             raise ValueError(describe_validation(error, where, TrainConfig)) from None
         return self
+
+    def _refuse_compiled_pieces(self, train: TrainConfig) -> None:
+        spread = [name for name, each in self.model_teachers.items() if each.shard]
+        if train.compile and spread:
+            raise ValueError(f"train.compile does not go with shard of {title_of(spread[0])}")
 
 
 def _refuse_own_rows(labels: list[str]) -> None:

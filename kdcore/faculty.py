@@ -50,9 +50,9 @@ def run_teachers(context: RunContext, seed: int) -> dict[str, Teacher]:
 def run_teacher(context: RunContext, seed: int, name: str = TEACHER) -> Teacher:
     """Load a teacher of the experiment, take the one trained before, or train it."""
     weights = context.experiment.model_teachers[name].weights
-    model = context.new_teacher(seed, name).to(context.device)
+    model = context.new_teacher(seed, name)
     if weights is None:
-        return _trained(context, seed, name, model)
+        return _trained(context, seed, name, model.to(context.device))
     return _loaded(context, seed, name, model, weights)
 
 
@@ -62,8 +62,8 @@ def _loaded(context: RunContext, seed: int, name: str, model: nn.Module, weights
     task = context.task(context.experiment.train)
     if known is None:
         data = context.data.teachers[name]
-        scores = evaluate(model, data.test, task)
-        fingerprint = fingerprint_of(model, data.given)
+        fingerprint = fingerprint_of(model, data.given)  # of it whole
+        scores = evaluate(context.to_ask(name, model), data.test, task)
         section = TEACHER if context.experiment.teachers is None else f"teachers.{name}"
         ignored = context.experiment.model_teachers[name].train
         said = f" from {weights}{_said(task, scores, ': {}')}" + (
@@ -106,8 +106,8 @@ def _trained(context: RunContext, seed: int, name: str, model: nn.Module) -> Tea
             job.forget()
         else:
             load_weights(model, job.folder / TEACHER_WEIGHTS, title)
-    file = (job.folder / TEACHER_WEIGHTS).absolute()
-    return _known(context, name, model, fingerprint_of(model, given), file, finished)
+    file, fingerprint = (job.folder / TEACHER_WEIGHTS).absolute(), fingerprint_of(model, given)
+    return _known(context, name, context.to_ask(name, model), fingerprint, file, finished)
 
 
 def _known(

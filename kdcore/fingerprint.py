@@ -18,18 +18,23 @@ from kdcore.nested import to_device
 from kdcore.probe import evaluating
 from kdcore.processes import here
 from kdcore.randomness import stream
+from kdcore.sharding import whole
 from kdcore.taps import logits_of, run_model
 
 
 def digest_of(weights: Mapping[str, object]) -> str:
-    """Return the hash of a state dict: names, types, shapes and values."""
+    """Return the hash of a state dict: names, types, shapes and values.
+
+    Where weights are spread over processes, all of them must ask.
+    """
     digest = hashlib.sha256()
     for name, tensor in weights.items():
         if not isinstance(tensor, Tensor):  # what a module's get_extra_state returned
             digest.update(f"{name}{tensor!r}".encode())
             continue
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        values = whole(tensor.detach()).cpu().contiguous()
+        digest.update(values.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -98,7 +98,7 @@ def _wrapped(distiller: Distiller, processes: Processes) -> DistributedDataParal
 
 
 def _shards(distiller: Distiller, processes: Processes) -> Shards:
-    check_several(processes)
+    check_several(processes, "train.shard")
     if distiller.moving:
         raise ConfigError(
             "train.shard does not go with a moving average of the student as a teacher: leave one "
@@ -108,15 +108,15 @@ def _shards(distiller: Distiller, processes: Processes) -> Shards:
     return Shards(distiller, [*blocks_of(student), student], processes.count)
 
 
-def check_several(processes: Processes) -> None:
-    """Refuse to spread weights where there is one process.
+def check_several(processes: Processes, key: str) -> None:
+    """Refuse to spread weights, as a setting asks, where there is one process.
 
     Raises:
         ConfigError: there is one.
     """
     if processes.count == 1:
         raise ConfigError(
-            "train.shard spreads weights over processes, and there is one: start several with "
+            f"{key} spreads weights over processes, and there is one: start several with "
             "torchrun, or leave it out"
         )
 

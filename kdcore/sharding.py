@@ -47,6 +47,20 @@ def like(own: Tensor, tensor: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(own.device), own.device_mesh, own.placements)
 
 
+def spread(model: nn.Module, device: torch.device, count: int) -> None:
+    """Spread a model that is asked and not trained over devices like this one, for good.
+
+    Raises:
+        ModelError: a parameter cannot be spread.
+    """
+    Shards(model, blocks_of(model), count, device)
+
+
+def is_spread(model: nn.Module) -> bool:
+    """Return whether a model's weights are spread over processes."""
+    return isinstance(model, FSDPModule)
+
+
 class Shards:
     """A module whose weights are spread over processes, until `restore`.
 
@@ -55,20 +69,27 @@ class Shards:
         blocks: modules within it that are another piece each, gathered while they run; those that
             share a parameter with another are not.
         count: processes.
+        device: that its pieces are put on; where it is, if not given.
 
     Raises:
         ModelError: a parameter cannot be spread.
     """
 
-    def __init__(self, root: nn.Module, blocks: Iterable[nn.Module], count: int) -> None:
+    def __init__(
+        self,
+        root: nn.Module,
+        blocks: Iterable[nn.Module],
+        count: int,
+        device: torch.device | None = None,
+    ) -> None:
         for name, parameter in root.named_parameters():
             if parameter.ndim == 0:
                 raise ModelError(
-                    f"train.shard: {name} has no dimensions, which PyTorch cannot spread: give it "
+                    f"shard: {name} has no dimensions, which PyTorch cannot spread: give it "
                     "one (torch.ones(1)), or leave shard out"
                 )
         self._before = [_Before(module) for module in root.modules()]
-        mesh = init_device_mesh(device_of(root).type, (count,))
+        mesh = init_device_mesh((device or device_of(root)).type, (count,))
         for parameter in root.parameters():
             parameter.data = parameter.data.contiguous()  # FSDP takes no other layout
         try:

@@ -31,6 +31,11 @@ class TeacherConfig(ModelConfig):
     train: dict[str, Any] = Field(
         default_factory=dict, description="keys of [train] that differ for the teacher"
     )
+    shard: bool = Field(
+        False,
+        description="spread its weights over the processes (FSDP2) where it is asked, for a model "
+        "that is too large for one",
+    )
 
     @property
     def summary(self) -> str:

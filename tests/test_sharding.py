@@ -1,16 +1,22 @@
 """A student in pieces is saved whole, goes on, and leaves as it came; its gradients: `parallel`."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 from kdcore import Distiller
+from kdcore.configfile import as_run
+from kdcore.context import RunContext
 from kdcore.errors import ConfigError, ModelError
 from kdcore.execution import in_best_layout
 from kdcore.parallel import Unit
 from kdcore.sections import TrainConfig
 from kdcore.sharding import Shards, _apart, blocks_of, like, whole, whole_state
 from kdcore.testing import small_student
+from tests.together.asked import MODES
 from tests.together.gradients import Told
 from tests.together.launch import run_together
 from tests.together.pieces import STOPS, Normal
@@ -103,3 +109,51 @@ def test_a_weight_without_dimensions_is_refused_and_nothing_is_changed() -> None
     with pytest.raises(ModelError, match="scale has no dimensions"):
         Shards(model, blocks_of(model), 2)
     assert type(model.first) is nn.Linear
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> list[Told]:
+    return run_together("asked", tmp_path_factory.mktemp("asked"), 3)
+
+
+@pytest.mark.slow
+def test_each_process_holds_its_part_of_a_teacher_which_is_known_by_what_it_is(
+    asked: list[Told],
+) -> None:
+    whole = asked[0]["whole"]
+    for mode in MODES:
+        held = [told[mode]["held"] for told in asked]
+        assert all(told[mode]["spread"] for told in asked)
+        assert sum(held) == whole["held"]
+        assert max(held) < whole["held"] * 0.4
+        assert {told[mode]["fingerprint"] for told in asked} == {whole["fingerprint"]}
+        assert all(told[mode]["scores"] == whole["scores"] for told in asked)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES[1:])
+def test_kept_or_asked_live_a_teacher_in_pieces_teaches_the_same(
+    asked: list[Told], mode: str
+) -> None:
+    live = asked[0]["off"]["weights"]
+    for told in asked:
+        assert all(torch.equal(told[mode]["weights"][name], live[name]) for name in live)
+
+
+@pytest.mark.slow
+def test_a_teacher_in_pieces_teaches_what_it_teaches_whole(asked: list[Told]) -> None:
+    spread, whole = asked[0]["memory"]["weights"], asked[0]["whole"]["weights"]
+    for name in whole:  # its layers are laid out otherwise, which rounds otherwise
+        torch.testing.assert_close(spread[name], whole[name], rtol=1e-3, atol=1e-5)
+
+
+def test_one_process_has_no_teacher_to_spread(tmp_path: Path) -> None:
+    tree = {"teacher": {"model": "lightnn", "shard": True}, "strategies": [{"name": "logits"}]}
+    with pytest.raises(ConfigError, match="shard of teacher spreads weights over processes"):
+        RunContext(as_run(tree, "here"), tmp_path, Console(quiet=True))
+
+
+def test_a_compiled_teacher_is_not_spread() -> None:
+    tree = {"teacher": {"shard": True}, "train": {"compile": True}}
+    with pytest.raises(ConfigError, match="compile does not go with shard of teacher"):
+        as_run({**tree, "strategies": [{"name": "logits"}]}, "here")
