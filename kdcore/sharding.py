@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed._composable_state import _module_state_mapping
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -153,6 +154,7 @@ class _Before:
 
     def put_back(self, weights: Mapping[str, Tensor]) -> None:
         """Make the module what it was, with other weights where they are given."""
+        _module_state_mapping.pop(self._module, None)  # or it could not be spread once more
         self._module.__class__ = self._class
         for name in set(vars(self._module)) - self._names:
             del vars(self._module)[name]

@@ -14,6 +14,7 @@ from kdcore.execution import in_best_layout
 from kdcore.processes import joined
 from kdcore.saving import Saver
 from kdcore.sections import CheckpointConfig, TrainConfig
+from kdcore.sharding import spread
 from kdcore.testing import small_student, small_teacher
 from kdcore.trainer import train
 
@@ -101,7 +102,9 @@ def main(folder: Path) -> None:
                 student, again = _train(folder / f"saved{stop}")
                 told[f"continued from {stop}"] = student.state_dict()
                 told[f"losses from {stop}"] = [record.loss for record in again.epochs]
-        told["alone"] = whole.eval()(torch.rand(2, 3, 16, 16)).shape
+        told["alone"] = whole.eval()(torch.ones(2, 3, 16, 16)).detach()
+        spread(whole, torch.device("cpu"), processes.count)
+        told["spread again"] = whole(torch.ones(2, 3, 16, 16)).detach()
         torch.save(told, folder / f"{processes.count}-{processes.rank}.pt")
 
 
