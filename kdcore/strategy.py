@@ -5,7 +5,7 @@ What a method implements is in `hookspecs`; how methods are found is in `catalog
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -81,7 +81,13 @@ class Recommended:
                 raise StrategyError(f"a recommended weight must be a number from 0, not {value}")
 
 
-_OWN = (*HOOKS, "Settings", "recommended", "api_version", "settings", "with_settings")
+WhereEqual = Literal["zero", "smallest"]
+"""What a loss can be where the student is its teacher."""
+
+_OWN = (
+    *(*HOOKS, "Settings", "recommended", "where_equal", "api_version"),
+    *("settings", "with_settings"),
+)
 """What a strategy's class may define that kdcore looks at."""
 
 
@@ -92,6 +98,10 @@ class Strategy:
     is remembered into `Adapters.state`, or it would be lost when a run is resumed. Setting an
     attribute is therefore an error.
 
+    A class may say what is known of the method: `recommended`, the weights of its paper, and
+    `where_equal`, ``"zero"`` where its loss is zero when student and teacher are equal, or
+    ``"smallest"`` where it is at its smallest; the conformance kit holds it to that.
+
     Args:
         values: the settings, by name.
 
@@ -101,6 +111,7 @@ class Strategy:
 
     Settings: ClassVar[type[StrategySettings]] = StrategySettings
     recommended: ClassVar[Recommended] = Recommended()
+    where_equal: ClassVar[WhereEqual | None] = None
     api_version: ClassVar[int] = API_VERSION
 
     settings: StrategySettings
