@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kdcore.errors import KdcoreError as KdcoreError
     from kdcore.errors import StrategyError as StrategyError
     from kdcore.hookspecs import hookimpl as hookimpl
+    from kdcore.losses import divergence as divergence
     from kdcore.losses import require_classes as require_classes
     from kdcore.losses import require_same_classes as require_same_classes
     from kdcore.losses import require_same_shape as require_same_shape
@@ -66,7 +67,13 @@ _HOMES = {
     "distiller": ("Distiller", "Losses"),
     "errors": ("KdcoreError", "StrategyError"),
     "hookspecs": ("hookimpl",),
-    "losses": ("require_classes", "require_same_classes", "require_same_shape", "squared_error"),
+    "losses": (
+        "divergence",
+        "require_classes",
+        "require_same_classes",
+        "require_same_shape",
+        "squared_error",
+    ),
     "nested": ("TeacherInputs",),
     "positions": ("Segmentation", "Sequences"),
     "processes": ("gathered",),

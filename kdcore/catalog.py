@@ -48,6 +48,7 @@ class Listing:
         origin: its distribution and version.
         summary: the distribution's one-line description.
         target: what would be imported, ``module:attribute``.
+        needs: the versions of kdcore that it says it works with.
         problem: why it cannot be used, as far as metadata tell; empty where it can.
     """
 
@@ -55,6 +56,7 @@ class Listing:
     origin: Origin
     summary: str
     target: str
+    needs: str
     problem: str = ""
 
 
@@ -80,6 +82,7 @@ class Catalog:
                 origin,
                 printable(summary),
                 printable(entry.value),
+                f"kdcore{needed}",
                 self._problem(entry, origin, needed),
             )
             for entry, origin, summary, needed in self._found
@@ -87,7 +90,7 @@ class Catalog:
 
     def _problem(self, entry: EntryPoint, origin: Origin, needed: SpecifierSet) -> str:
         if entry.name in self.blocked:
-            return f"blocked by name ({BLOCK_VARIABLE})"
+            return f"blocked by name ({BLOCK_VARIABLE} or --no-strategy)"
         others = [o for e, o, _, _ in self._found if e.name == entry.name and o != origin]
         if others:
             return f"its name is claimed by {' and '.join(map(str, others))} too"
@@ -111,7 +114,7 @@ class Catalog:
             and (not distribution or _same(item[1].distribution, distribution))
         ]
         if bare in self.blocked:
-            raise CatalogError(f"{name!r} is blocked by name ({BLOCK_VARIABLE})")
+            raise CatalogError(f"{name!r} is blocked by name ({BLOCK_VARIABLE} or --no-strategy)")
         if not found:
             raise self._unknown(name)
         if len(found) > 1:

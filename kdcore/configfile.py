@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from kdcore.errors import ConfigError, unknown
 from kdcore.experiment import ComparisonConfig, Experiment, RunConfig
+from kdcore.imports import FILE
 from kdcore.validation import describe_validation
 
 E = TypeVar("E", bound=Experiment)
@@ -48,7 +49,20 @@ def read_file(path: Path) -> Tree:
             section = section.get(table) if isinstance(section, dict) else None
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = str(path.absolute().parent / Path(section[key]).expanduser())
+    for entry in _entries(tree):
+        if in_file := FILE.fullmatch(str(entry.get("name"))):
+            file = path.absolute().parent / Path(in_file["file"]).expanduser()
+            entry["name"] = f"{file}:{in_file['attribute']}"
     return tree
+
+
+def _entries(tree: Tree) -> Iterator[Tree]:
+    """Go through the strategies of a run or comparison, those of stages and candidates included."""
+    for table in (tree, *_tables(tree.get("stages")), *_tables(tree.get("candidates"))):
+        yield from _tables(table.get("strategies"))
+        if table is not tree:
+            for stage in _tables(table.get("stages")):
+                yield from _tables(stage.get("strategies"))
 
 
 def recipes() -> list[str]:
@@ -218,12 +232,17 @@ def candidates_for(tree: Tree, text: str) -> list[Tree]:
             raise ConfigError(f"--strategies {text}: expected names like logits,cosine+fitnets")
         entries = [dict(known.get(name, {"name": name})) for name in names]
         # A name may be ``distribution:name``, of which a label takes the second.
-        bare = [name.rpartition(":")[2] for name in names]
+        bare = [_label_of(name) for name in names]
         candidate = {"label": "+".join(bare), "strategies": entries}
         if weights.get(candidate["label"]) is not None:
             candidate["task_weight"] = weights[candidate["label"]]
         chosen.append(candidate)
     return chosen
+
+
+def _label_of(name: str) -> str:
+    label = name.rpartition(":")[2]
+    return label.lower() if FILE.fullmatch(name) else label
 
 
 def _tables(value: Any) -> list[Tree]:

@@ -3,10 +3,12 @@
 The sections' keys are in `sections`; reading and writing files in `configfile`.
 """
 
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from kdcore.imports import FILE
 from kdcore.sections import (
     LABEL,
     MODEL,
@@ -53,9 +55,14 @@ class StrategyConfig(BaseModel):
     @classmethod
     def _label_without_distribution(cls, values: Any) -> Any:
         name = values.get("name") if isinstance(values, dict) else None
-        if isinstance(name, str) and ":" in name and values.get("label") is None:
-            return {**values, "label": name.rpartition(":")[2]}
-        return values
+        if not isinstance(name, str) or ":" not in name:
+            return values
+        label = name.rpartition(":")[2]
+        if in_file := FILE.fullmatch(name):
+            # Where it is, so that the resolved experiment finds it from everywhere.
+            file = Path(in_file["file"]).expanduser().absolute()
+            values, label = {**values, "name": f"{file}:{label}"}, label.lower()
+        return {**values, "label": values.get("label") or label}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -200,7 +207,9 @@ class Experiment(Section):
     def imports(self) -> tuple[str, ...]:
         """The names in it by which something of the user's is imported."""
         named = (*self.model_names, self.data.name, self.task.metric or "")
-        return tuple(name for name in named if ":" in name)
+        strategies = {each.name for entries in self.strategy_lists for each in entries}
+        files = sorted(name for name in strategies if FILE.fullmatch(name))
+        return (*(name for name in named if ":" in name), *files)
 
     @model_validator(mode="after")
     def _of_one_task(self) -> Self:

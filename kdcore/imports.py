@@ -1,7 +1,9 @@
 """What an experiment names as ``package.module:callable``: where it is, and importing it."""
 
+import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,8 @@ from kdcore.errors import UserError, unknown
 
 def where_from(name: str) -> str | None:
     """Say what would be imported for a name, None for one of kdcore's own or torchvision's."""
+    if found := FILE.fullmatch(name):
+        return f"{found['attribute']} from {Path(found['file']).expanduser().absolute()}"
     if ":" not in name:
         return None
     top = name.partition(":")[0].split(".")[0]
@@ -52,6 +56,47 @@ def imported(name: str, where: str, error: type[UserError]) -> Callable[..., Any
         raise error(f"{where}: {module_name} ({file}) has no such callable: {missing}")
     found: Callable[..., Any] = function
     return found
+
+
+FILE = re.compile(r"(?P<file>.+\.py):(?P<attribute>[A-Za-z_]\w*)")
+"""What a strategy in a file is called: ``./my_strategy.py:MyStrategy``."""
+
+
+def from_file(name: str, error: type[UserError]) -> object:
+    """Import what a file of Python defines, anew where the file has changed.
+
+    Args:
+        name: as `FILE` has it.
+        error: what is raised.
+
+    Raises:
+        UserError: of the kind given: there is no such file, it fails, or does not define it.
+    """
+    found = FILE.fullmatch(name)
+    assert found is not None  # whoever calls has looked
+    file = Path(found["file"]).expanduser().absolute()
+    if not file.is_file():
+        raise error(f"{name!r}: there is no file {file}")
+    # By its path, which workers and pickles find again; two files may have one name.
+    digest = hashlib.sha256(str(file).encode() + file.read_bytes()).hexdigest()[:12]
+    module_name = f"{file.stem}_{digest}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as failure:  # a user's file may fail in any way
+            del sys.modules[module_name]
+            reason = f"{type(failure).__name__}: {failure}"
+            raise error(f"{name!r} cannot be imported: {reason}") from failure
+    attributes = vars(sys.modules[module_name])
+    if found["attribute"] not in attributes:
+        names = [key for key in attributes if not key.startswith("_")]
+        raise error(f"{name!r}: {unknown('name', found['attribute'], names)}")
+    return attributes[found["attribute"]]
 
 
 def _add_working_folder() -> None:

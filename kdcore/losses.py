@@ -1,5 +1,6 @@
 """Formulas that several methods share, each with one value a sample."""
 
+import torch
 from torch import Tensor
 
 from kdcore.contract import Setup, Shapes
@@ -21,6 +22,21 @@ def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
     """
     require_same_shape(student, teacher)
     return (student - teacher).square().flatten(1).mean(1)
+
+
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of each row, ``KL(p ‖ q) = Σ p · (log p - log q)``.
+
+    Args:
+        log_p: logarithms of probabilities, ``[rows, classes]``: the teacher's, where predictions are
+            compared; where ``p`` is zero a term is zero, whatever ``log_p`` says.
+        log_q: the like of the student.
+
+    Returns:
+        ``[rows]``, finite with a finite gradient where ``log_q`` is finite.
+    """
+    p = log_p.exp()
+    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
 
 
 def require_same_shape(student: Tensor, teacher: Tensor) -> None:

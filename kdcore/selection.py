@@ -14,6 +14,7 @@ from kdcore.catalog import UNPACKAGED, Catalog, Origin, printable
 from kdcore.ensemble import Member
 from kdcore.errors import CatalogError, ConfigError, unknown
 from kdcore.experiment import StrategyConfig
+from kdcore.imports import FILE, from_file
 from kdcore.strategy import API_VERSION, RESERVED, Strategy
 from kdcore.teachers import ALL_TEACHERS
 from kdcore.validation import describe_validation
@@ -67,12 +68,17 @@ def select(
 
 
 def load_strategy(name: str, catalog: Catalog) -> tuple[type[Strategy], Origin]:
-    """Import the strategy of one name and check that it is one.
+    """Import the strategy of one name, or of one file, and check that it is one.
 
     Raises:
         CatalogError: as `Catalog.load`; or what was imported is no `Strategy` of this API.
     """
-    loaded, origin = catalog.load(name)
+    in_file = FILE.fullmatch(name)
+    if in_file:
+        loaded: object = from_file(name, CatalogError)
+        origin = Origin(in_file["file"], "")
+    else:
+        loaded, origin = catalog.load(name)
     if not (isinstance(loaded, type) and issubclass(loaded, Strategy)):
         raise CatalogError(
             f"{name!r} ({origin}) is {type(loaded).__name__} {printable(repr(loaded))[:80]}, "

@@ -17,7 +17,7 @@ from kdcore.errors import ConfigError, ModelError, StrategyError
 from kdcore.sections import TrainConfig
 from kdcore.testing import small_student, small_teacher
 from kdcore.trainer import train
-from tests.strategies.contrastive import Contrastive
+from kdcore_contrastive import Contrastive
 
 SAMPLES = 20
 

@@ -56,6 +56,7 @@ def command(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for all files.")] = None,
     json_file: options.Json = None,
+    no_strategy: options.NoStrategy = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a teacher, the student alone and with each candidate from equal starts, and compare.
@@ -123,6 +124,7 @@ def command(
     from rich.console import Console
 
     from kdcore import comparison, joblist, report
+    from kdcore.catalog import Catalog
     from kdcore.context import RunContext
     from kdcore.files import write_json
     from kdcore.interruption import Interruption
@@ -134,7 +136,10 @@ def command(
     with interruption.listening(), joined(config.processes.timeout) as processes:
         console = Console(quiet=quiet or not processes.first, highlight=False, emoji=False)
         apart = student is not None
-        context = RunContext(config, folder, console, interruption=interruption, apart=apart)
+        catalog = Catalog(blocked=no_strategy or ())
+        context = RunContext(
+            config, folder, console, catalog, interruption=interruption, apart=apart
+        )
         results = comparison.compare(context, config, student)
     if not processes.first:
         return

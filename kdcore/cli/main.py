@@ -10,7 +10,17 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from kdcore import __version__
-from kdcore.cli import bench, cache, compare, layers, report, run, strategies
+from kdcore.cli import (
+    bench,
+    cache,
+    check,
+    compare,
+    layers,
+    new_strategy,
+    report,
+    run,
+    strategies,
+)
 from kdcore.errors import FULL, Interrupted, KdcoreError
 from kdcore.interruption import Stopped, exit_code_of
 
@@ -27,6 +37,8 @@ app.command(name="compare", epilog=compare.EXAMPLE)(compare.command)
 app.command(name="run", epilog=run.EXAMPLE)(run.command)
 app.command(name="report", epilog=report.EXAMPLE)(report.command)
 app.command(name="strategies", epilog=strategies.EXAMPLE)(strategies.command)
+app.command(name="new-strategy", epilog=new_strategy.EXAMPLE)(new_strategy.command)
+app.command(name="check", epilog=check.EXAMPLE)(check.command)
 app.command(name="layers", epilog=layers.EXAMPLE)(layers.command)
 app.command(name="bench", epilog=bench.EXAMPLE)(bench.command)
 app.add_typer(cache.app, name="cache")

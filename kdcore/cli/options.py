@@ -59,6 +59,12 @@ AugmentViews = Annotated[
 Precision = Annotated[str | None, typer.Option(help="32, bf16-mixed or fp16-mixed.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile student and teacher.")]
 Workers = Annotated[int | None, typer.Option(help="Processes that read images ahead.")]
+NoStrategy = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--no-strategy", metavar="NAME", help="Never import this strategy; may be given repeatedly."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone.")]
 Json = Annotated[
     Path | None, typer.Option("--json", help="Also write the result here, for programs.")

@@ -29,6 +29,7 @@ def command(
     workers: options.Workers = None,
     out: Annotated[Path | None, typer.Option(help="Folder for all files.")] = None,
     json_file: options.Json = None,
+    no_strategy: options.NoStrategy = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Train one student with the strategies of a file, and its teacher first without weights."""
@@ -57,6 +58,7 @@ def command(
     from rich.console import Console
 
     from kdcore import report
+    from kdcore.catalog import Catalog
     from kdcore.comparison import data_line, rehearse
     from kdcore.context import Resume, RunContext
     from kdcore.faculty import run_teachers, teacher_rows
@@ -77,6 +79,7 @@ def command(
             config,
             out or options.OUT / file.stem,
             console,
+            Catalog(blocked=no_strategy or ()),
             resume=None if resume is None else Resume(resume.absolute(), resume_exact),
             interruption=interruption,
         )

@@ -1,9 +1,15 @@
 """`kdcore strategies`: what is installed, read from metadata; and one method's settings."""
 
 import json
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from kdcore.cli import options
+
+if TYPE_CHECKING:
+    from kdcore.catalog import Catalog, Listing
 
 EXAMPLE = "Example: kdcore strategies fitnets"
 
@@ -11,18 +17,25 @@ EXAMPLE = "Example: kdcore strategies fitnets"
 def command(
     name: Annotated[str | None, typer.Argument(help="Show this one's settings.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    importing: Annotated[
+        bool, typer.Option("--import", help="Import each, which runs its code, to see if it works.")
+    ] = False,
+    no_strategy: options.NoStrategy = None,
 ) -> None:
     """List the installed strategies without importing any, or show the settings of one."""
-    if name is None:
-        _list(as_json)
-    else:
-        _show(name, as_json)
-
-
-def _list(as_json: bool) -> None:
     from kdcore.catalog import Catalog
 
-    listings = Catalog().listings()
+    catalog = Catalog(blocked=no_strategy or ())
+    if name is None:
+        _list(catalog, as_json, importing)
+    else:
+        _show(catalog, name, as_json)
+
+
+def _list(catalog: "Catalog", as_json: bool, importing: bool) -> None:
+    listings = catalog.listings()
+    if importing:
+        listings = [_tried(catalog, listing) for listing in listings]
     if as_json:
         typer.echo(
             json.dumps(
@@ -33,6 +46,7 @@ def _list(as_json: bool) -> None:
                         "version": listing.origin.version,
                         "summary": listing.summary,
                         "target": listing.target,
+                        "needs": listing.needs,
                         "state": listing.problem or "ok",
                     }
                     for listing in listings
@@ -45,22 +59,37 @@ def _list(as_json: bool) -> None:
         typer.echo("no strategy is installed; the tutorial's: pip install kdcore-logits")
         return
     # Plain text: a listing that imports no method should not wait for a library of tables.
-    lines = [("name", "distribution", "state", "summary")]
+    lines = [("name", "distribution", "needs", "state", "summary")]
     lines += [
-        (each.name, str(each.origin), each.problem or "ok", each.summary) for each in listings
+        (each.name, str(each.origin), each.needs, each.problem or "ok", each.summary)
+        for each in listings
     ]
-    widths = [max(len(line[column]) for line in lines) for column in range(3)]
+    widths = [max(len(line[column]) for line in lines) for column in range(4)]
     for line in lines:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
-        typer.echo("  ".join([*cells, line[3]]))
-    typer.echo("a strategy is code: it is imported when it is selected, not before")
+        typer.echo("  ".join([*cells, line[4]]).rstrip())
+    if not importing:
+        typer.echo("a strategy is code: it is imported when it is selected, not before")
 
 
-def _show(name: str, as_json: bool) -> None:
-    from kdcore.catalog import Catalog
+def _tried(catalog: "Catalog", listing: "Listing") -> "Listing":
+    """Return a listing with what is wrong with it once it is imported."""
+    from kdcore.errors import CatalogError
     from kdcore.selection import load_strategy
 
-    strategy, origin = load_strategy(name, Catalog())
+    if listing.problem:
+        return listing
+    try:
+        load_strategy(f"{listing.origin.distribution}:{listing.name}", catalog)
+    except CatalogError as error:
+        return replace(listing, problem=f"broken: {error}")
+    return listing
+
+
+def _show(catalog: "Catalog", name: str, as_json: bool) -> None:
+    from kdcore.selection import load_strategy
+
+    strategy, origin = load_strategy(name, catalog)
     fields = strategy.Settings.model_json_schema()["properties"]
     recommended = strategy.recommended
     if as_json:

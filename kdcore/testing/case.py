@@ -12,6 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from kdcore.catalog import Catalog
 from kdcore.contract import AuxiliaryLoss, Features, Setup, State
 from kdcore.distiller import Distiller, Losses
+from kdcore.execution import PLAIN, Execution
 from kdcore.hookspecs import hookimpl
 from kdcore.randomness import isolated, stream
 from kdcore.selection import load_strategy
@@ -45,6 +46,7 @@ class Case:
         teacher: builds the teacher; its logits are of at least five classes.
         student: builds the student, of as many classes; its dropout is switched off.
         input_shape: shape of one sample that both take, without the batch.
+        classes: how many classes the samples are of.
     """
 
     strategy: type[Strategy]
@@ -52,6 +54,13 @@ class Case:
     teacher: Callable[[], nn.Module] = small_teacher
     student: Callable[[], nn.Module] = small_student
     input_shape: tuple[int, ...] = (3, 16, 16)
+    classes: int = CLASSES
+
+    @property
+    def has_own_models(self) -> bool:
+        """Whether it is tried on other models than the kit's."""
+        kits = small_teacher, small_student, (3, 16, 16)
+        return (self.teacher, self.student, self.input_shape) != kits
 
     def models(self, seed: int = 0) -> tuple[nn.Module, nn.Module]:
         """Build the student of a seed, and the teacher, whose weights are always the same."""
@@ -72,7 +81,7 @@ class Case:
         """Return all samples, of standard normal values and five classes."""
         images = torch.randn(SAMPLES, *self.input_shape, generator=stream(0, "samples"))
         indices = torch.arange(SAMPLES)
-        return Batch(images.to(dtype), indices % CLASSES, indices)
+        return Batch(images.to(dtype), indices % self.classes, indices)
 
 
 def case_of(strategy: Tried, settings: Mapping[str, object], **models: Any) -> Case:
@@ -142,6 +151,8 @@ class Trial:
         seed: of the models, adapters and streams.
         dtype: precision of both models and of the samples.
         labelled: whether the samples have labels.
+        execution: how both models' layers are computed.
+        laid_out: what is done to both models when they are built.
     """
 
     def __init__(
@@ -152,12 +163,14 @@ class Trial:
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
         labelled: bool = True,
+        execution: Execution = PLAIN,
+        laid_out: Callable[[nn.Module], nn.Module] = lambda model: model,
     ) -> None:
         self.samples = case.samples(dtype)
         if not labelled:
             nothing = torch.full_like(self.samples.targets, UNLABELLED)
             self.samples = self.samples._replace(targets=nothing)
-        self.student, self.teacher = (model.to(dtype) for model in case.models(seed))
+        self.student, self.teacher = (laid_out(model.to(dtype)) for model in case.models(seed))
         self.onlooker = Onlooker()
         self.distiller = Distiller(
             self.teacher,
@@ -168,6 +181,7 @@ class Trial:
             setup=Setup(targets=self.samples.targets),
             seed=seed,
             wrappers={"onlooker": self.onlooker},
+            execution=execution,
         )
         self.distiller.train()
         self.optimizer = torch.optim.Adam(self.distiller.parameters(), lr=1e-2)

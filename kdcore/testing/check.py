@@ -1,6 +1,7 @@
 """What a check is, what running one gives, and how they are run.
 
-The checks themselves are in the modules `settings`, `loss` and `training`, their list in `table`.
+The checks themselves are in `settings`, `loss`, `inputs`, `training` and `engine`, their list in
+`table`.
 """
 
 from collections.abc import Callable, Iterable, Iterator

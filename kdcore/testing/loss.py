@@ -58,6 +58,55 @@ def gradient_reaches_all_that_learns(case: Case) -> Iterator[str]:
                 yield f"the parameter {name} has no gradient"
 
 
+def all_that_learns_is_known(case: Case) -> Iterator[str]:
+    """Find parameters of the loss that the optimizer, checkpoints and other processes miss."""
+    with Trial(case) as trial:
+        loss = trial.auxiliary()
+        known = {id(parameter) for parameter in trial.distiller.parameters()}
+        for tensor in _leaves(loss):
+            if id(tensor) not in known:
+                yield f"a tensor {list(tensor.shape)} learns that no adapter or module holds"
+
+
+def _leaves(loss: Tensor) -> Iterator[Tensor]:
+    """Go through the tensors that a loss's gradient ends in."""
+    rest, seen = [loss.grad_fn], set()
+    while rest:
+        node = rest.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(variable := getattr(node, "variable", None), Tensor):
+            yield variable
+        rest += [following for following, _ in node.next_functions]
+
+
+SMALL = 1e-9
+"""What is zero in float64, beside losses of about one."""
+
+
+def as_declared_where_equal(case: Case) -> Iterator[str]:
+    """Find losses that are not what is said of them where the student is its teacher."""
+    declared = case.strategy.where_equal
+    if declared is None:
+        raise NotApplicableError("it does not say what its loss is for equal models (where_equal)")
+    with Trial(replace(case, student=case.teacher), dtype=torch.float64) as trial:
+        trial.student.load_state_dict(trial.teacher.state_dict())
+        trial.distiller.eval()
+        loss = trial.auxiliary()
+        torch.autograd.backward(loss)
+        largest = max(float(value.detach().abs().max()) for value in trial.onlooker.values())
+        steepest = max(
+            float(each.grad.abs().max())
+            for each in trial.student.parameters()
+            if each.grad is not None
+        )
+    if declared == "zero" and largest > SMALL:
+        yield f"where the student is its teacher the loss is {largest:.3g}, not zero"
+    if declared == "smallest" and steepest > SMALL**0.5:
+        yield f"where the student is its teacher the loss has a gradient of {steepest:.3g}"
+
+
 def loss_is_finite(case: Case) -> Iterator[str]:
     """Find losses and gradients that are infinite or no numbers, in cases that do occur."""
     with Trial(case) as trial:

@@ -37,6 +37,37 @@ class SmallCNN(nn.Module):
         return logits
 
 
+class SmallTokens(nn.Module):
+    """A small transformer without attention: patches of 4 pixels as tokens, mixed, and a head.
+
+    Args:
+        width: of a token.
+        classes: width of the logits.
+    """
+
+    def __init__(self, width: int = 8, classes: int = CLASSES) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, stride=4)
+        self.blocks = nn.Sequential(*(_Mixing(width) for _ in range(2)))
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``[batch, classes]``; the blocks give ``[batch, tokens, width]``."""
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        logits: Tensor = self.head(self.blocks(tokens).mean(1))
+        return logits
+
+
+class _Mixing(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        mixed: Tensor = self.layer(tokens - tokens.mean(1, keepdim=True))
+        return tokens + mixed.relu()
+
+
 def small_teacher() -> SmallCNN:
     """Build a teacher of 6, 8 and 10 channels, 40 values before the head."""
     return SmallCNN((6, 8, 10))

@@ -1,6 +1,6 @@
 """The list of all checks: name, claim, remedy, function, in the order in which they are read."""
 
-from kdcore.testing import loss, settings, training
+from kdcore.testing import engine, inputs, loss, settings, training
 from kdcore.testing.check import Check
 
 HOOKS = Check(
@@ -31,7 +31,28 @@ GRADIENT = Check(
     SHAPE,
 )
 
+SEEDS = Check(
+    "equal_seeds_give_equal_values",
+    "Two runs of equal seeds have equal losses.",
+    "Draw random numbers from the argument `generator`, and remember nothing outside `state`.",
+    training.equal_seeds_give_equal_values,
+    GRADIENT,
+)
+
 CHECKS = (
+    Check(
+        "it_says_what_it_is",
+        "The class has a docstring, and its recommended weights have a source.",
+        "Write what the method is, its formula and its paper; Recommended(weight, task_weight, "
+        "source).",
+        settings.it_says_what_it_is,
+    ),
+    Check(
+        "it_is_written_for_this_contract",
+        "The class is written for the version of the contract that this kdcore has.",
+        "Adapt it to the changes of the contract (CHANGELOG.md), then raise api_version.",
+        settings.it_is_written_for_this_contract,
+    ),
     Check(
         "settings_refuse_extras",
         "A setting that the strategy does not have is an error.",
@@ -50,10 +71,42 @@ CHECKS = (
         "Write Field(default, description=...).",
         settings.all_are_described,
     ),
+    Check(
+        "settings_have_valid_defaults",
+        "The defaults are values that the settings would accept.",
+        "Choose defaults within the bounds of their fields.",
+        settings.defaults_are_valid,
+    ),
+    Check(
+        "settings_stay_as_they_are",
+        "A setting cannot be changed once it has been checked.",
+        "Derive Settings from kdcore.StrategySettings and leave frozen=True as it is.",
+        settings.values_stay_as_they_are,
+    ),
+    Check(
+        "settings_are_finite",
+        "A number among the settings is neither infinite nor none.",
+        "Derive Settings from kdcore.StrategySettings and leave allow_inf_nan=False as it is.",
+        settings.no_number_is_infinite,
+    ),
     HOOKS,
     ARGUMENTS,
     SHAPE,
     GRADIENT,
+    Check(
+        "all_that_learns_is_known",
+        "Every parameter that the loss depends on is in an adapter or module that was returned.",
+        "Return it from adapt_shapes, in Adapters.modules; else no optimizer or checkpoint has it.",
+        loss.all_that_learns_is_known,
+        GRADIENT,
+    ),
+    Check(
+        "equality_is_as_declared",
+        "Where the student is its teacher the loss is what the class says in where_equal.",
+        "Correct the loss or where_equal; leave it out where adapters are trained.",
+        loss.as_declared_where_equal,
+        GRADIENT,
+    ),
     Check(
         "loss_is_finite",
         "Loss and gradients are finite: for equal samples, certain teachers, equal models.",
@@ -91,19 +144,78 @@ CHECKS = (
         GRADIENT,
     ),
     Check(
+        "rows_follow_their_samples",
+        "Of a loss a row, samples in another order have the same values in that order.",
+        "Return the value of a sample in the sample's place.",
+        inputs.rows_follow_their_samples,
+        GRADIENT,
+    ),
+    Check(
+        "every_epoch_has_a_loss",
+        "The loss is finite in every epoch, from 0 to 1,000.",
+        "Divide by no number of epochs that may be zero; take min and max where a ramp ends.",
+        inputs.every_epoch_has_a_loss,
+        GRADIENT,
+    ),
+    Check(
+        "two_classes_work",
+        "Models of two classes have a finite loss, or are refused in kdcore's words.",
+        "Mind what is left without the target's class; refuse in adapt_shapes what cannot work.",
+        inputs.two_classes_work,
+        GRADIENT,
+    ),
+    Check(
+        "bfloat16_layers_are_fine",
+        "Where layers compute in bfloat16 the loss is float32, finite and nearly the same.",
+        "Leave features in the precision that they come in, and hang nothing on their last digits.",
+        inputs.bfloat16_layers_are_fine,
+        SEEDS,
+    ),
+    Check(
+        "layouts_make_no_difference",
+        "Channels-last models and strided inputs have the same loss.",
+        "Use flatten or reshape, which take every layout, instead of view.",
+        inputs.layouts_make_no_difference,
+        SEEDS,
+    ),
+    Check(
+        "a_wider_student_works",
+        "A student wider than its teacher has a finite loss, or is refused in kdcore's words.",
+        "Build adapters from both shapes (pool_to_narrower, regressor), whichever is larger.",
+        inputs.a_wider_student_works,
+        GRADIENT,
+    ),
+    Check(
+        "other_depths_work",
+        "Models of other depths, whose maps are of other sizes, have a finite loss, or are refused "
+        "in kdcore's words.",
+        "Resize maps to one size (Resize), and pair stages from the last.",
+        inputs.other_depths_work,
+        GRADIENT,
+    ),
+    Check(
+        "other_ranks_are_refused",
+        "Activations of another rank, such as token sequences, have a finite loss, or are refused "
+        "in kdcore's words.",
+        "Refuse in adapt_shapes what the method is not made for: require_maps, or StrategyError.",
+        inputs.other_ranks_are_refused,
+        GRADIENT,
+    ),
+    Check(
+        "misspelt_taps_are_named",
+        "A setting of a tap that does not exist is an error that offers near names.",
+        "Return the setting from extract_features as it is, and catch no TapError.",
+        inputs.misspelt_taps_are_named,
+        GRADIENT,
+    ),
+    Check(
         "teacher_is_untouched",
         "The teacher's weights, mode and gradients are as before.",
         "Use of the teacher what the hooks are given, and nothing of the model.",
         training.teacher_is_untouched,
         GRADIENT,
     ),
-    Check(
-        "equal_seeds_give_equal_values",
-        "Two runs of equal seeds have equal losses.",
-        "Draw random numbers from the argument `generator`, and remember nothing outside `state`.",
-        training.equal_seeds_give_equal_values,
-        GRADIENT,
-    ),
+    SEEDS,
     Check(
         "random_stream_is_left_alone",
         "No hook draws from the global random stream, which is the student's.",
@@ -112,24 +224,52 @@ CHECKS = (
         GRADIENT,
     ),
     Check(
+        "state_survives_saving",
+        "Parameters, buffers and memory are loaded bit for bit as they were saved.",
+        "Register parameters and buffers when a module is built, and change nothing on loading.",
+        engine.state_survives_saving,
+        GRADIENT,
+    ),
+    Check(
         "a_resumed_run_goes_on_alike",
         "A run that was saved and loaded continues bit for bit.",
         "Keep memory in Adapters.state or in buffers, never in a class, module or closure.",
         training.a_resumed_run_goes_on_alike,
-        GRADIENT,
+        SEEDS,
     ),
     Check(
         "instances_do_not_interfere",
         "Two instances in a run have the losses that each has alone.",
         "Keep nothing on the class: each instance has its own settings, modules and state.",
         training.instances_do_not_interfere,
-        GRADIENT,
+        SEEDS,
     ),
     Check(
         "total_is_the_weighted_sum",
         "Beside another strategy both losses are as alone, and the total is their weighted sum.",
         "Let the loss depend on its arguments alone.",
         training.total_is_the_weighted_sum,
+        GRADIENT,
+    ),
+    Check(
+        "kept_answers_change_nothing",
+        "What the teacher said and was kept gives the losses that a live teacher gives.",
+        "Take of the teacher what the loss is given; it may not run at all.",
+        engine.kept_answers_change_nothing,
+        SEEDS,
+    ),
+    Check(
+        "compiled_models_give_the_same",
+        "Compiled models have the same loss and a gradient.",
+        "Take activations from taps, and differentiate through no model twice.",
+        engine.compiled_models_give_the_same,
+        SEEDS,
+    ),
+    Check(
+        "two_processes_agree",
+        "Two processes that train one student by shares end with the same weights and memory.",
+        "Write memory by rows (at=indices), or of what kdcore.gathered returns.",
+        engine.two_processes_agree,
         GRADIENT,
     ),
     Check(

@@ -21,11 +21,11 @@ from kdcore.optimizers import build_optimizer, clip, step_unless
 from kdcore.readings import Readings
 from kdcore.sections import TrainConfig
 from kdcore.testing import small_student, small_teacher
-from tests.strategies.attention import Attention
-from tests.strategies.contrastive import Contrastive
-from tests.strategies.correlation import Correlation
-from tests.strategies.relational import Relational
-from tests.strategies.variational import Variational
+from kdcore_attention import Attention
+from kdcore_contrastive import Contrastive
+from kdcore_correlation import Correlation
+from kdcore_relational import Relational
+from kdcore_variational import Variational
 
 ALL: list[Any] = [
     *(method() for method in (Relational, Variational, Correlation, Contrastive, Attention)),

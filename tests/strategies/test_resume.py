@@ -25,11 +25,11 @@ from kdcore.saving import Saver
 from kdcore.sections import AugmentConfig, CacheConfig, CheckpointConfig, TrainConfig
 from kdcore.testing import small_student, small_teacher
 from kdcore.trainer import train
-from tests.strategies.attention import Attention
-from tests.strategies.contrastive import Contrastive
-from tests.strategies.correlation import Correlation
-from tests.strategies.relational import Relational
-from tests.strategies.variational import Variational
+from kdcore_attention import Attention
+from kdcore_contrastive import Contrastive
+from kdcore_correlation import Correlation
+from kdcore_relational import Relational
+from kdcore_variational import Variational
 
 CPU = torch.device("cpu")
 SAMPLES, STEPS = 22, 6

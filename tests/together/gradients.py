@@ -4,7 +4,7 @@ Run by one process, or by several together: ``python -m tests.together.gradients
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,11 +21,11 @@ from kdcore.sections import TrainConfig
 from kdcore.sharding import whole
 from kdcore.testing import small_student, small_teacher
 from kdcore.trainer import train
-from tests.strategies.attention import Attention
-from tests.strategies.contrastive import Contrastive
-from tests.strategies.correlation import Correlation
-from tests.strategies.relational import Relational
-from tests.strategies.variational import Variational
+from kdcore_attention import Attention
+from kdcore_contrastive import Contrastive
+from kdcore_correlation import Correlation
+from kdcore_relational import Relational
+from kdcore_variational import Variational
 
 SAMPLES = 16
 BATCH = 5
@@ -38,8 +38,13 @@ ALL = "all"
 class FixedContrastive(Contrastive):
     """Contrast with negatives that each sample always has: processes draw numbers of their own."""
 
-    def _negatives(self, targets: Tensor, indices: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        return (indices[:, None] + torch.arange(1, 6)) % len(targets)
+    def _negatives(
+        self,
+        where: Mapping[str, Tensor],
+        indices: Tensor,
+        generator: Generator,  # noqa: ARG002
+    ) -> Tensor:
+        return (indices[:, None] + torch.arange(1, 6)) % len(where["order"])
 
 
 class Maps(nn.Module):

@@ -39,6 +39,7 @@ class Cosine(Strategy):
 
     settings: Settings
     recommended = Recommended(0.25, 0.75, "PyTorch's knowledge distillation tutorial")
+    where_equal = "zero"
 
     @hookimpl
     def extract_features(self) -> Taps:

@@ -1,6 +1,5 @@
 """Soft targets: the teacher's predictions at a temperature (Hinton et al. 2015)."""
 
-import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,6 +12,7 @@ from kdcore import (
     Shapes,
     Strategy,
     StrategySettings,
+    divergence,
     hookimpl,
     require_classes,
     require_same_classes,
@@ -36,6 +36,7 @@ class Logits(Strategy):
 
     settings: Settings
     recommended = Recommended(0.25, 0.75, "PyTorch's knowledge distillation tutorial")
+    where_equal = "zero"
 
     @hookimpl
     def adapt_shapes(self, setup: Setup, student: Shapes, teacher: Shapes) -> Adapters:
@@ -50,6 +51,4 @@ class Logits(Strategy):
         t = self.settings.temperature
         log_p = F.log_softmax(teacher.logits / t, dim=-1)
         log_q = F.log_softmax(student.logits / t, dim=-1)
-        p = log_p.exp()
-        terms = torch.where(p > 0, p * (log_p - log_q), 0.0)
-        return t**2 * terms.sum(-1)
+        return t**2 * divergence(log_p, log_q)
