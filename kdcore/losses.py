@@ -28,8 +28,8 @@ def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Kullback-Leibler divergence of each row, ``KL(p ‖ q) = Σ p · (log p - log q)``.
 
     Args:
-        log_p: logarithms of probabilities, ``[rows, classes]``: the teacher's, where predictions are
-            compared; where ``p`` is zero a term is zero, whatever ``log_p`` says.
+        log_p: logarithms of probabilities, ``[rows, classes]``: the teacher's, where predictions
+            are compared; where ``p`` is zero a term is zero, whatever ``log_p`` says.
         log_q: the like of the student.
 
     Returns:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from kdcore import Distiller, Features, Setup, Strategy, hookimpl
 from kdcore.averaging import WeightAverage
+from kdcore.catalog import Catalog
 from kdcore.data.source import Batch
 from kdcore.errors import StrategyError
 from kdcore.listening import KeptSignals, LiveSignals, SignalSource, array_name, stored
@@ -21,18 +22,8 @@ from kdcore.optimizers import build_optimizer, clip, step_unless
 from kdcore.readings import Readings
 from kdcore.sections import TrainConfig
 from kdcore.testing import small_student, small_teacher
-from kdcore_attention import Attention
-from kdcore_contrastive import Contrastive
-from kdcore_correlation import Correlation
-from kdcore_relational import Relational
-from kdcore_variational import Variational
 
-ALL: list[Any] = [
-    *(method() for method in (Relational, Variational, Correlation, Contrastive, Attention)),
-    "logits",
-    "cosine",
-    "fitnets",
-]
+ALL: list[Any] = [listing.name for listing in Catalog().listings()]
 
 
 LOOK: dict[str, Callable[[Tensor], object]] = {}

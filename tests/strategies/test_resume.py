@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 from kdcore import Distiller, Setup
 from kdcore.asking import Request
 from kdcore.cache import SignalCache
+from kdcore.catalog import Catalog
 from kdcore.data.augment import Augment
 from kdcore.data.images import ArrayImages, LabelledImages
 from kdcore.data.preprocess import Preprocess
@@ -25,16 +26,11 @@ from kdcore.saving import Saver
 from kdcore.sections import AugmentConfig, CacheConfig, CheckpointConfig, TrainConfig
 from kdcore.testing import small_student, small_teacher
 from kdcore.trainer import train
-from kdcore_attention import Attention
 from kdcore_contrastive import Contrastive
-from kdcore_correlation import Correlation
-from kdcore_relational import Relational
-from kdcore_variational import Variational
 
 CPU = torch.device("cpu")
 SAMPLES, STEPS = 22, 6
-HARD = [Relational, Variational, Correlation, Contrastive, Attention]
-EVERYTHING: list[Any] = [*HARD, "logits", "cosine", "fitnets"]
+EVERYTHING: list[Any] = [listing.name for listing in Catalog().listings()]
 SHIPPED: list[Any] = ["logits", "fitnets"]
 TARGETS = torch.arange(SAMPLES) % 5
 

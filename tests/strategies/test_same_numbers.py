@@ -10,6 +10,7 @@ import torch
 from kdcore import Distiller, Setup, Strategy
 from kdcore.asking import Request
 from kdcore.cache import SignalCache
+from kdcore.catalog import Catalog
 from kdcore.data.augment import Augment
 from kdcore.data.images import ArrayImages, LabelledImages
 from kdcore.data.pixels import PixelPool
@@ -19,20 +20,10 @@ from kdcore.execution import Execution, in_best_layout
 from kdcore.sections import AugmentConfig, CacheConfig, TrainConfig
 from kdcore.testing import small_student, small_teacher
 from kdcore.trainer import train
-from kdcore_attention import Attention
-from kdcore_contrastive import Contrastive
-from kdcore_correlation import Correlation
-from kdcore_relational import Relational
-from kdcore_variational import Variational
 
 CPU = torch.device("cpu")
 SAMPLES = 22
-EVERYTHING: list[Any] = [
-    *(method() for method in (Relational, Variational, Correlation, Contrastive, Attention)),
-    "logits",
-    "cosine",
-    "fitnets",
-]
+EVERYTHING: list[Any] = [listing.name for listing in Catalog().listings()]
 ACTIONS = AugmentConfig(crop=2, flip=True, views=2)
 PLAIN = AugmentConfig()
 

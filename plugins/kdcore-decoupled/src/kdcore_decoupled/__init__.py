@@ -5,7 +5,6 @@ import math
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from kdcore import (
     Adapters,
@@ -70,7 +69,8 @@ class Decoupled(Strategy):
         """Return both parts, ``[rows]`` each, zero where a row has no label."""
         t = self.settings.temperature
         z, v = student.logits / t, teacher.logits / t
-        label = F.one_hot(targets.clamp(min=0), z.shape[-1]).bool()
+        rows = targets.clamp(min=0)[:, None]
+        label = torch.zeros_like(z, dtype=torch.bool).scatter(1, rows, True)
         tckd = divergence(log_b(v, label), log_b(z, label))
         nckd = divergence(log_others(v, label), log_others(z, label))
         known = targets >= 0
