@@ -5,15 +5,17 @@ import inspect
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 import kdcore
 from kdcore.comparison import rehearse
 from kdcore.configfile import as_comparison, as_run
 from kdcore.context import RunContext
-from kdcore.hookspecs import HOOKS, Hooks
+from kdcore.hookspecs import HOOKS, Hooks, hookimpl
 from kdcore.weights import Moving
 
 ROOT = Path(__file__).parent.parent
@@ -56,13 +58,16 @@ def test_the_hook_reference_has_the_exact_signature(hook: str) -> None:
     assert f"`{hook}({arguments})" in (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
 
 
-def test_the_configuration_page_has_the_tables_of_the_models() -> None:
+def test_the_pages_of_keys_and_of_methods_have_the_tables_of_the_source() -> None:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     assert spec is not None
     assert spec.loader is not None
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    assert generate.page() == (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    pages = generate.pages()
+    assert [page.name for page in pages] == ["configuration.md", "strategies.md"]
+    for page, text in pages.items():
+        assert text == page.read_text(encoding="utf-8")
 
 
 def test_the_experiment_file_that_is_shown_is_valid() -> None:
@@ -114,3 +119,64 @@ def test_every_name_of_kdcore_that_prose_has_is_exported() -> None:
     others = {"testing", "trainer", "wrappers"}  # modules, and a group of entry points
     assert found - others
     assert found - others <= set(kdcore.__all__)
+
+
+def test_the_page_on_stability_names_what_is_public_and_nothing_else() -> None:
+    import kdcore.testing
+
+    text = (ROOT / "docs" / "stability.md").read_text(encoding="utf-8")
+    for module in (kdcore, kdcore.testing):
+        said = (
+            text.partition(f"**Names of `{module.__name__}`**")[2]
+            .partition(". Checks may")[0]
+            .partition(".\n- ")[0]
+        )
+        assert set(re.findall(r"`(\w+)`", said)) == set(module.__all__)
+
+
+def test_the_hook_reference_tells_the_order_of_the_calls() -> None:
+    """As they are made: recorded around three strategies, and read off the page."""
+    order: list[str] = []
+
+    class Recorder:
+        @hookimpl(wrapper=True)
+        def extract_features(self, label: str) -> Any:
+            order.append(f"extract_features {label}")
+            return (yield)
+
+        @hookimpl(wrapper=True)
+        def adapt_shapes(self, label: str) -> Any:
+            order.append(f"adapt_shapes {label}")
+            return (yield)
+
+        @hookimpl(wrapper=True)
+        def compute_auxiliary_loss(self, label: str) -> Any:
+            order.append(f"compute_auxiliary_loss {label}")
+            return (yield)
+
+    labels = ["fitnets", "logits", "attention"]
+    teacher, student = kdcore.testing.small_teacher(), kdcore.testing.small_student()
+    images = torch.rand(2, 3, 16, 16)
+    ran = ["student", "teacher"]
+    for name, model in zip(ran, (student, teacher), strict=True):
+        model.register_forward_hook(lambda *_, name=name: order.append(name))
+    with kdcore.Distiller(
+        teacher, student, labels, sample_input=images, wrappers={"recorder": Recorder()}
+    ) as distiller:
+        distiller(images)
+    page = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8").partition("## Order")[2]
+    numbered = re.findall(r"^\d\. (?:`(\w+)`|(one small batch))", page, flags=re.M)
+    steps = [hook or "batch" for hook, _ in numbered]
+    assert steps == ["extract_features", "batch", "adapt_shapes", "compute_auxiliary_loss"]
+    # A strategy without a hook is not asked: of these three, all have the first but `logits`.
+    asked = {hook: [line for line in order if line.startswith(hook)] for hook in HOOKS}
+    for hook, lines in asked.items():
+        has = [each for each in labels if f"{hook} {each}" in lines]
+        assert lines == [f"{hook} {each}" for each in has]
+        assert len(has) >= 2
+    first = {hook: order.index(lines[0]) for hook, lines in asked.items()}
+    last = {hook: len(order) - 1 - order[::-1].index(lines[-1]) for hook, lines in asked.items()}
+    probed = [order.index(name) for name in ran]
+    assert last["extract_features"] < min(probed)
+    assert max(probed) < first["adapt_shapes"]
+    assert last["adapt_shapes"] < first["compute_auxiliary_loss"]

@@ -121,7 +121,7 @@ LAYERS = (
         "kdcore.bench.keeping",
         "kdcore.bench.table",
     ),
-    ("kdcore.bench.parts",),
+    ("kdcore.bench.methods", "kdcore.bench.parts"),
     ("kdcore.bench.cases",),
     # the conformance kit
     ("kdcore.testing.models",),

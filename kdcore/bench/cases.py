@@ -8,11 +8,14 @@ from dataclasses import asdict, replace
 
 import torch
 
-from kdcore.bench import bound, keeping, ours, parts, plain
+from kdcore.bench import bound, keeping, methods, ours, parts, plain
 from kdcore.bench.measure import Contender, Result, describe_machine, interleave, ratios, timed
 from kdcore.bench.work import DISTILLATIONS, Method, Settings, Work
 from kdcore.errors import ConfigError, unknown
 from kdcore.execution import in_best_layout
+
+MANY = 17
+"""Strategies, of whose hooks it is measured what they take together."""
 
 SMALL = 128
 """Images that are learned from two at a time."""
@@ -79,7 +82,7 @@ def overhead(settings: Settings) -> list[Result]:
         more = [1e6 * (own - tightest) / steps for own, tightest in pairs]
         what = f"a step of {label}, batch of 2, more than the bound's"
         added.append(Result("overhead", what, "µs a step", more, took))
-    return [*shares, *added, parts.dispatch(settings)]
+    return [*shares, *added, parts.dispatch(settings), parts.dispatch(settings, MANY)]
 
 
 def _steps(
@@ -115,6 +118,7 @@ CASES: dict[str, Callable[[Settings], list[Result]]] = {
     "cache": keeping.keeping,
     "data": parts.data,
     "startup": parts.startup,
+    "methods": methods.methods,
 }
 
 

@@ -27,7 +27,7 @@ from kdcore.data.preprocess import Preprocess
 from kdcore.data.source import ImageSource
 from kdcore.distiller import Distiller
 from kdcore.execution import Execution, in_best_layout
-from kdcore.experiment import CandidateConfig, ComparisonConfig
+from kdcore.experiment import CandidateConfig, ComparisonConfig, StrategyConfig
 from kdcore.fingerprint import fingerprint_of
 from kdcore.history import History, Observer
 from kdcore.listening import LiveSignals, SignalSource
@@ -131,26 +131,35 @@ class Comparison:
     @contextmanager
     def training(self, method: Method, teacher: nn.Module) -> Iterator[Training]:
         """Set up a student of one method; the teacher is asked where its answers are not kept."""
-        with self._distiller(method, teacher) as distiller:
+        with self.training_by(self._strategies(method), teacher) as training:
+            yield training
+
+    @contextmanager
+    def training_by(
+        self, strategies: Sequence[StrategyConfig], teacher: nn.Module
+    ) -> Iterator[Training]:
+        """Set up a student of some strategies, of none to have it alone; see `training`."""
+        with self._distiller(strategies, teacher) as distiller:
             signals: SignalSource = LiveSignals({})
-            if method is not Method.ALONE:
+            if strategies:
                 signals = self.cache.source(self._request(distiller, teacher))
             yield Training(distiller, self, signals)
+
+    def _strategies(self, method: Method) -> Sequence[StrategyConfig]:
+        return () if method is Method.ALONE else self._candidates[method].strategies
 
     def expect(self, methods: Sequence[Method], teacher: nn.Module) -> None:
         """Set up every student once without training it, so that the teacher runs once for all."""
         for method in methods:
-            with self._distiller(method, teacher) as distiller:
+            with self._distiller(self._strategies(method), teacher) as distiller:
                 self.cache.expect(distiller.teachers)
 
-    def _distiller(self, method: Method, teacher: nn.Module) -> Distiller:
-        alone = method is Method.ALONE
+    def _distiller(self, strategies: Sequence[StrategyConfig], teacher: nn.Module) -> Distiller:
         sample = self.source.batch(torch.arange(2))
         return Distiller(
-            None if alone else teacher,
+            teacher if strategies else None,
             in_best_layout(self.work.new_student()),
-            () if alone else self._candidates[method].strategies,
-            task_weight=1.0 if alone else self.config.task_weight,
+            strategies,
             sample_input=sample.inputs,
             setup=Setup(class_count=CLASSES, targets=self.source.targets),
             task=Classification(),

@@ -43,9 +43,9 @@ class Constant(Strategy):
         return self.loss
 
 
-def dispatch(settings: Settings) -> Result:
-    """Measure what asking three strategies for their losses takes, a step."""
-    members = [Member(f"constant{number}", Constant(), 1.0, "teacher") for number in range(3)]
+def dispatch(settings: Settings, count: int = 3) -> Result:
+    """Measure what asking so many strategies for their losses takes, a step."""
+    members = [Member(f"constant{number}", Constant(), 1.0, "teacher") for number in range(count)]
     ensemble, setup, state = Ensemble(members), Setup(), State({})
     features = Features({}, torch.zeros(1, 1))
     indices, generator = torch.zeros(1, dtype=torch.int64), torch.Generator()
@@ -69,7 +69,9 @@ def dispatch(settings: Settings) -> Result:
 
     took = interleave({"hooks": lambda: timed(steps)}, settings.repeats)["hooks"]
     values = [seconds / CALLS * 1e6 for seconds in took]
-    return Result("overhead", "hooks of three strategies that compute nothing", "µs a step", values)
+    words = {3: "three", 17: "seventeen"}
+    what = f"hooks of {words.get(count, count)} strategies that compute nothing"
+    return Result("overhead", what, "µs a step", values)
 
 
 def data(settings: Settings) -> list[Result]:

@@ -19,7 +19,7 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="Cases: distil, comparison, bound, overhead, cache, data, startup.",
+            help="Cases: distil, comparison, bound, overhead, cache, data, startup, methods.",
         ),
     ] = None,
     precision: options.Precision = None,

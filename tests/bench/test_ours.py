@@ -17,6 +17,7 @@ from kdcore.bench.work import DISTILLATIONS, Method, Work
 from kdcore.data.order import Order
 from kdcore.execution import in_best_layout
 from kdcore.models.tutorial import DeepNN
+from kdcore.selection import agreed_task_weight, select
 
 LAYOUTS = [Layout(*choice) for choice in product((True, False), repeat=2)]
 
@@ -113,7 +114,9 @@ def test_another_teacher_shows_in_the_losses(method: Method) -> None:
 
 def test_the_recipe_has_the_tutorials_weights_and_budget() -> None:
     config = ours.read_recipe(_work())
-    assert config.task_weight == 0.75
+    chosen = [select(entries, ["teacher"]) for entries in config.strategy_lists]
+    assert config.task_weight is None
+    assert {agreed_task_weight(members) for members in chosen} == {0.75}
     assert {entry.weight for entries in config.strategy_lists for entry in entries} == {0.25}
     assert (config.train.optimizer, config.train.lr) == ("adam", 1e-3)
     assert (config.train.epochs, config.train.batch_size) == (2, 4)

@@ -127,6 +127,19 @@ def test_all_compose_with_each_other(data: TensorDataset) -> None:
     assert joined.total.item() == pytest.approx(expected + 0.5 * joined.task.item(), rel=1e-6)
 
 
+def test_each_model_runs_once_a_step_however_many_ask(data: TensorDataset) -> None:
+    distiller = _distiller(data, SHIPPED)
+    (teacher,) = distiller.teachers.values()
+    models = {"student": distiller.student, "teacher": teacher.model}
+    ran: list[str] = []
+    for name, model in models.items():
+        model.register_forward_hook(lambda *_, name=name: ran.append(name))
+    optimizer = torch.optim.Adam(distiller.parameters(), lr=1e-2)
+    for _ in range(2):
+        _learn(distiller, data, optimizer)
+    assert sorted(ran) == ["student"] * 2 + ["teacher"] * 2
+
+
 def test_all_together_resume_bit_for_bit(data: TensorDataset) -> None:
     saved = io.BytesIO()
     distiller = _distiller(data, SHIPPED)
