@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kdcore.positions import Segmentation as Segmentation
     from kdcore.positions import Sequences as Sequences
     from kdcore.processes import gathered as gathered
+    from kdcore.strategy import API_VERSION as API_VERSION
     from kdcore.strategy import Recommended as Recommended
     from kdcore.strategy import Strategy as Strategy
     from kdcore.strategy import StrategySettings as StrategySettings
@@ -77,7 +78,7 @@ _HOMES = {
     "nested": ("TeacherInputs",),
     "positions": ("Segmentation", "Sequences"),
     "processes": ("gathered",),
-    "strategy": ("Recommended", "Strategy", "StrategySettings", "Tap", "auto"),
+    "strategy": ("API_VERSION", "Recommended", "Strategy", "StrategySettings", "Tap", "auto"),
     "tasks": ("Classification", "Task"),
     "teachers": ("MovingAverageTeacher", "TeacherEnsemble"),
     "values": ("MultiLabel", "NoTask", "Regression"),

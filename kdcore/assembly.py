@@ -148,8 +148,9 @@ def discover(
     learner = Survey(student, own, "student", row_shape)
     surveys = _surveys(student, teachers, own, others, row_shape)
     taps: dict[Member, tuple[Roles, Roles]] = {}
-    for member in ensemble.members:
-        wished = ensemble.extract_features(member, setup)
+    # All are asked first: what `auto` means is found by running the models.
+    asked_for = {member: ensemble.extract_features(member, setup) for member in ensemble.members}
+    for member, wished in asked_for.items():
         try:
             taps[member] = (
                 learner.resolve(wished.student),
