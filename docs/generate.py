@@ -2,7 +2,7 @@
 
 Run it when a key or a method has changed: ``uv run python docs/generate.py``. A test compares the
 pages. What methods cost was measured, and is read from methods.json: ``kdcore bench --only methods
---json docs/methods.json``.
+--epochs 2 --json docs/methods.json``.
 """
 
 import json
@@ -109,11 +109,12 @@ def methods() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     settings = ["| method | setting | values | default | meaning |", "|---|---|---|---|---|"]
-    for listing in Catalog().listings():
-        method, _ = load_strategy(listing.name, Catalog())
-        rows.append(_row(listing.name, method, costs[listing.name]))
+    for folder in sorted((Path(__file__).parents[1] / "plugins").glob("kdcore-*/")):
+        name = folder.name.removeprefix("kdcore-")
+        method, _ = load_strategy(name, Catalog())
+        rows.append(_row(name, method, costs[name]))
         for key, field in method.Settings.model_json_schema()["properties"].items():
-            cells = (f"`{listing.name}`", f"`{key}`", _values(field), _default(field))
+            cells = (f"`{name}`", f"`{key}`", _values(field), _default(field))
             settings.append("| " + " | ".join([*cells, field["description"]]) + " |")
     return "\n".join(rows) + "\n\n## Settings\n\n" + "\n".join(settings) + "\n"
 

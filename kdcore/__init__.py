@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from kdcore.processes import gathered as gathered
     from kdcore.strategy import API_VERSION as API_VERSION
     from kdcore.strategy import Recommended as Recommended
+    from kdcore.strategy import SeveralTaps as SeveralTaps
     from kdcore.strategy import Strategy as Strategy
     from kdcore.strategy import StrategySettings as StrategySettings
     from kdcore.strategy import Tap as Tap
@@ -78,7 +79,15 @@ _HOMES = {
     "nested": ("TeacherInputs",),
     "positions": ("Segmentation", "Sequences"),
     "processes": ("gathered",),
-    "strategy": ("API_VERSION", "Recommended", "Strategy", "StrategySettings", "Tap", "auto"),
+    "strategy": (
+        "API_VERSION",
+        "Recommended",
+        "SeveralTaps",
+        "Strategy",
+        "StrategySettings",
+        "Tap",
+        "auto",
+    ),
     "tasks": ("Classification", "Task"),
     "teachers": ("MovingAverageTeacher", "TeacherEnsemble"),
     "values": ("MultiLabel", "NoTask", "Regression"),

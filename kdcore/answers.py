@@ -3,7 +3,7 @@
 How a strategy is called is in `ensemble`; what is done with its loss in `distiller`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -38,29 +38,29 @@ def nothing_remembered(part: Part) -> Iterator[None]:
 
 @contextmanager
 def nothing_changed(
-    member: Member, student: Features, teacher: Features, state: State
+    member: Member, student: Features, teacher: Features, state: State, *others: Tensor
 ) -> Iterator[None]:
-    """Refuse a loss that changes in place what it was shown.
+    """Refuse a loss that changes in place what it was shown, targets and indices included.
 
     While gradients are off, as in evaluation, the memory that it hands back is forgotten.
 
     Raises:
-        StrategyError: features, logits or state were changed.
+        StrategyError: something was changed.
     """
-    before, waiting = _versions(student, teacher, state), state.waiting
+    shown = (*student.tensors(), *teacher.tensors(), *state.values(), *others)
+    before, waiting = _versions(shown), state.waiting
     yield
-    if _versions(student, teacher, state) != before:
+    if _versions(shown) != before:
         raise StrategyError(
-            f"{member}: compute_auxiliary_loss changed features, logits or state in "
+            f"{member}: compute_auxiliary_loss changed features, logits, targets or state in "
             "place, which others read too; work on a copy, hand state back with state.write"
         )
     if not torch.is_grad_enabled():
         state.discard(since=waiting)
 
 
-def _versions(student: Features, teacher: Features, state: State) -> list[int]:
+def _versions(shown: Iterable[Tensor]) -> list[int]:
     """Return how often each tensor that a strategy is shown was changed in place."""
-    shown = (*student.tensors(), *teacher.tensors(), *state.values())
     return [tensor._version for tensor in shown if not tensor.is_inference()]
 
 

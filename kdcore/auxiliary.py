@@ -107,7 +107,7 @@ class AuxiliaryLosses:
             indices = torch.arange(len(told.targets), device=told.targets.device)
         student = part.student_features(told.seen.activations, told.seen.output)
         teacher = part.teacher_features(heard)
-        with nothing_changed(member, student, teacher, part.state):
+        with nothing_changed(member, student, teacher, part.state, told.targets, indices):
             return self._ensemble.compute_auxiliary_loss(
                 member,
                 setup=told.setup,

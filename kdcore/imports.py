@@ -1,4 +1,4 @@
-"""What an experiment names as ``package.module:callable``: where it is, and importing it."""
+"""What an experiment names as ``package.module:callable`` or ``file.py:Class``: importing it."""
 
 import hashlib
 import importlib
@@ -6,6 +6,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +78,13 @@ def from_file(name: str, error: type[UserError]) -> object:
     file = Path(found["file"]).expanduser().absolute()
     if not file.is_file():
         raise error(f"{name!r}: there is no file {file}")
-    # By its path, which workers and pickles find again; two files may have one name.
+    # Two files may have one name, and a file may have changed since it was imported.
     digest = hashlib.sha256(str(file).encode() + file.read_bytes()).hexdigest()[:12]
     module_name = f"{file.stem}_{digest}"
     if module_name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(module_name, file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module
         try:
-            spec.loader.exec_module(module)
+            run_file(module_name, file)
         except (Exception, SystemExit) as failure:  # a user's file may fail in any way
-            del sys.modules[module_name]
             reason = f"{type(failure).__name__}: {failure}"
             raise error(f"{name!r} cannot be imported: {reason}") from failure
     attributes = vars(sys.modules[module_name])
@@ -97,6 +92,30 @@ def from_file(name: str, error: type[UserError]) -> object:
         names = [key for key in attributes if not key.startswith("_")]
         raise error(f"{name!r}: {unknown('name', found['attribute'], names)}")
     return attributes[found["attribute"]]
+
+
+def run_file(module_name: str, file: Path) -> None:
+    """Import a file as a module of a name; what it imports itself is looked for beside it, too."""
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+
+
+def files_of(module_name: str) -> dict[str, str]:
+    """Return the file of a module that another process would not find by its name, by its name."""
+    file = getattr(sys.modules.get(module_name), "__file__", None)
+    if file is None or "." in module_name or module_name == "__main__":
+        return {}
+    return {} if PathFinder.find_spec(module_name) else {module_name: file}
 
 
 def _add_working_folder() -> None:

@@ -1,6 +1,5 @@
 """Formulas that several methods share, each with one value a sample."""
 
-import torch
 from torch import Tensor
 
 from kdcore.contract import Setup, Shapes
@@ -29,14 +28,17 @@ def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
     Args:
         log_p: logarithms of probabilities, ``[rows, classes]``: the teacher's, where predictions
-            are compared; where ``p`` is zero a term is zero, whatever ``log_p`` says.
+            are compared; where ``p`` is zero a term is zero, whatever the logarithms are.
         log_q: the like of the student.
 
     Returns:
-        ``[rows]``, finite with a finite gradient where ``log_q`` is finite.
+        ``[rows]``, finite with a finite gradient where ``log_q`` is finite, or ``p`` is zero.
     """
     p = log_p.exp()
-    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
+    impossible = p == 0
+    # Before they are subtracted: an infinite logarithm times zero is no number, its gradient too.
+    log_p, log_q = (each.masked_fill(impossible, 0.0) for each in (log_p, log_q))
+    return (p * (log_p - log_q)).sum(-1)
 
 
 def require_same_shape(student: Tensor, teacher: Tensor) -> None:

@@ -2,15 +2,17 @@
 
 import keyword
 import re
+import shutil
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from kdcore import __version__
-from kdcore.catalog import Catalog
+import kdcore
+from kdcore.catalog import Catalog, own_version
 from kdcore.errors import ConfigError, UserError
+from kdcore.selection import check_label
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
@@ -52,6 +54,7 @@ def write_package(name: str, parent: Path) -> Package:
             f"{name!r} is no name of a strategy: lower-case letters, digits and single hyphens, "
             "beginning with a letter, such as my-method"
         )
+    check_label(name)
     for listing in Catalog().listings():
         if listing.name == name:
             raise ConfigError(f"{name!r} is installed already ({listing.origin}): take another")
@@ -59,22 +62,32 @@ def write_package(name: str, parent: Path) -> Package:
     values = {
         "name": name,
         "module": module,
-        "cls": "".join(part.capitalize() for part in name.split("-")),
+        "cls": _class_name(name),
         "versions": _versions(),
     }
     folder = parent.expanduser() / f"kdcore-{name}"
+    texts = {f"src/{module}/py.typed": "", "LICENSE": _licence()}
+    for template, place in PLACES.items():
+        text = (files("kdcore") / "templates" / f"{template}.txt").read_text(encoding="utf-8")
+        texts[Template(place).substitute(values)] = Template(text).substitute(values)
+    if folder.exists():
+        raise UserError(f"{folder} is there already: take another name or --dir")
     try:
         folder.mkdir(parents=True)
-        for template, place in PLACES.items():
-            text = (files("kdcore") / "templates" / f"{template}.txt").read_text(encoding="utf-8")
-            _write(folder / Template(place).substitute(values), Template(text).substitute(values))
-        _write(folder / "src" / module / "py.typed", "")
-        _write(folder / "LICENSE", _licence())
-    except FileExistsError:
-        raise UserError(f"{folder} is there already: take another name or --dir") from None
+        for place, text in texts.items():
+            _write(folder / place, text)
     except OSError as error:
+        # A half would be taken for a whole, and be in the way.
+        shutil.rmtree(folder, ignore_errors=True)
         raise UserError(f"{folder} cannot be written: {error.strerror}") from None
     return Package(folder, folder / "src" / module / "__init__.py")
+
+
+def _class_name(name: str) -> str:
+    """Return a class's name, none that its own module imports or that means something else."""
+    found = "".join(part.capitalize() for part in name.split("-"))
+    taken = keyword.iskeyword(found) or found in (*kdcore.__all__, "Field", "Tensor")
+    return f"{found}Method" if taken else found
 
 
 def _write(file: Path, text: str) -> None:
@@ -84,7 +97,7 @@ def _write(file: Path, text: str) -> None:
 
 def _versions() -> str:
     """Return which versions of kdcore a package that is written now will work with."""
-    major, minor, *_ = __version__.split(".")
+    major, minor, *_ = own_version().split(".")
     # Before 1.0 a minor version may change the contract.
     following = f"0.{int(minor) + 1}" if major == "0" else f"{int(major) + 1}"
     return f">={major}.{minor},<{following}"

@@ -56,15 +56,22 @@ def select(
                 f"two strategies are called {label!r}; give one of them a label: "
                 f'{{ name = "{label}", label = "{label}2" }}'
             )
-        if label in ("task", "total"):
-            raise ConfigError(
-                f"no strategy can be called {label!r}: that is a loss of kdcore's own"
-            )
-        if "." in label or hasattr(nn.ModuleDict, label):
-            raise ConfigError(
-                f"no strategy can be called {label!r}, PyTorch has a use for it; give it a label"
-            )
+        check_label(label)
     return tuple(members)
+
+
+def check_label(label: str) -> None:
+    """Refuse what no strategy of a run can be called.
+
+    Raises:
+        ConfigError: names it.
+    """
+    if label in ("task", "total"):
+        raise ConfigError(f"no strategy can be called {label!r}: that is a loss of kdcore's own")
+    if "." in label or hasattr(nn.ModuleDict, label):
+        raise ConfigError(
+            f"no strategy can be called {label!r}, PyTorch has a use for it; give it a label"
+        )
 
 
 def load_strategy(name: str, catalog: Catalog) -> tuple[type[Strategy], Origin]:

@@ -1,7 +1,7 @@
-"""A large student in pieces: each process holds a part of every weight, by PyTorch's FSDP2.
+"""A large model in pieces: each process holds a part of every weight, by PyTorch's FSDP2.
 
-While a training runs, weights are `DTensor`s, of which `whole` gives the tensor and `like` the
-piece. Afterwards the student is again what it was, weights aside.
+Weights are `DTensor`s then, of which `whole` gives the tensor and `like` the piece. A student is in
+pieces while it is trained, and afterwards again what it was, weights aside; a teacher stays so.
 """
 
 from collections.abc import Iterable, Mapping

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from kdcore.errors import ConfigError, StrategyError
 from kdcore.hookspecs import HOOKS, PROJECT
@@ -28,6 +35,9 @@ def _parsed(address: str) -> str:
 
 Tap = Annotated[str, AfterValidator(_parsed)]
 """Type of a setting that holds the address of a tap."""
+
+SeveralTaps = Tap | Annotated[tuple[Tap, ...], Field(min_length=1)]
+"""Type of a setting that holds those of several: one that stands for them, or a list."""
 
 
 def auto(kind: str) -> str:

@@ -285,11 +285,11 @@ def test_a_second_copy_of_one_distribution_is_no_rival(
 def test_an_unknown_name_is_refused_with_the_nearest_and_how_to_install_it(
     install: Install,
 ) -> None:
-    install("kd-attention", {"attention": "kd_attention:Method"})
-    message = _refused("atention")
-    assert message.startswith("unknown strategy 'atention'; did you mean 'attention'")
+    install("kd-hypnosis", {"hypnosis": "kd_hypnosis:Method"})
+    message = _refused("hypnossis")
+    assert message.startswith("unknown strategy 'hypnossis'; did you mean 'hypnosis'")
     assert "pip install" not in message  # that would be somebody else's package
-    assert _refused("relational").endswith("install it: pip install kdcore-relational")
+    assert _refused("nobodys").endswith("install it: pip install kdcore-nobodys")
 
 
 def test_nothing_to_install_is_offered_for_what_could_be_no_name() -> None:

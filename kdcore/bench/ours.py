@@ -96,7 +96,7 @@ class Training:
 
 
 class Comparison:
-    """What the runs of a comparison share, as `kdcore.run.RunContext` makes it.
+    """What the runs of a comparison share, as `kdcore.context.RunContext` makes it.
 
     Args:
         work: images, teacher and budget.

@@ -19,7 +19,7 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="Cases: distil, comparison, bound, overhead, cache, data, startup, methods.",
+            help="Cases: distil, comparison, bound, overhead, cache, data, startup; and methods, if named.",
         ),
     ] = None,
     precision: options.Precision = None,

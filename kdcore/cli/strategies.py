@@ -122,6 +122,8 @@ def _show(catalog: "Catalog", name: str, as_json: bool) -> None:
 
 
 def _kind(field: dict[str, Any]) -> str:
+    if "anyOf" in field:
+        return " or ".join(map(_kind, field["anyOf"]))
     kind = " or ".join(map(str, field["enum"])) if "enum" in field else str(field.get("type", ""))
     bounds = {
         "exclusiveMinimum": ">",

@@ -78,7 +78,7 @@ class Case:
         return {"name": self.strategy, "label": label, "weight": weight, **self.settings}
 
     def samples(self, dtype: torch.dtype = torch.float32) -> Batch:
-        """Return all samples, of standard normal values and five classes."""
+        """Return all samples, of standard normal values and all classes."""
         images = torch.randn(SAMPLES, *self.input_shape, generator=stream(0, "samples"))
         indices = torch.arange(SAMPLES)
         return Batch(images.to(dtype), indices % self.classes, indices)
@@ -120,10 +120,12 @@ class Onlooker:
         student: Features,
         teacher: Features,
         state: State,
+        targets: Tensor,
+        indices: Tensor,
         generator: torch.Generator,
     ) -> Generator[None, list[AuxiliaryLoss], list[AuxiliaryLoss]]:
         """Look on."""
-        shown = [*student.tensors(), *teacher.tensors(), *state.values()]
+        shown = [*student.tensors(), *teacher.tensors(), *state.values(), targets, indices]
         versions, stream_before = [t._version for t in shown], generator.get_state()
         answers = yield
         self.changed = self.changed or versions != [t._version for t in shown]

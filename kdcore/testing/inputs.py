@@ -1,6 +1,6 @@
 """Checks on what a strategy may be given: formats, layouts, orders, shapes, classes, taps."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -110,10 +110,19 @@ def a_wider_student_works(case: Case) -> Iterator[str]:
 def other_depths_work(case: Case) -> Iterator[str]:
     """Find strategies that take for granted that maps are of one size, or stages as many."""
     _own_models_alone(case)
-    deep, flat = SmallCNN((4, 5, 6, 6)), SmallCNN((6, 8))
-    for teacher, student, what in ((deep, flat, "deeper teacher"), (flat, deep, "deeper student")):
-        builders: dict[str, Any] = {"teacher": _built(teacher), "student": _built(student)}
-        yield from _tried(replace(case, **builders), f"a {what}")
+    for teacher, student, what in (
+        (_deep, _flat, "a deeper teacher"),
+        (_flat, _deep, "a deeper student"),
+    ):
+        yield from _tried(replace(case, teacher=teacher, student=student), what)
+
+
+def _deep() -> SmallCNN:
+    return SmallCNN((4, 5, 6, 6))
+
+
+def _flat() -> SmallCNN:
+    return SmallCNN((6, 8))
 
 
 def other_ranks_are_refused(case: Case) -> Iterator[str]:
@@ -165,10 +174,6 @@ def _tried(case: Case, what: str) -> Iterator[str]:
     else:
         if not bool(loss.isfinite()):
             yield f"{what}: the loss is {loss.item()}"
-
-
-def _built(model: nn.Module) -> Callable[[], nn.Module]:
-    return lambda: model
 
 
 def _own_models_alone(case: Case) -> None:

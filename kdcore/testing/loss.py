@@ -30,7 +30,7 @@ def arguments_are_left_alone(case: Case) -> Iterator[str]:
         with suppress(StrategyError):
             trial.losses()
         if trial.onlooker.changed:
-            yield "features, logits or state were changed in place"
+            yield "features, logits, state, targets or indices were changed in place"
 
 
 def loss_is_a_vector_or_a_scalar(case: Case) -> Iterator[str]:

@@ -23,6 +23,7 @@ from typing import IO, Any
 import torch
 import torch.distributed as dist
 
+from kdcore.imports import files_of, run_file
 from kdcore.testing.case import Case
 from kdcore.testing.check import NotApplicableError
 
@@ -30,10 +31,13 @@ TIMEOUT = timedelta(seconds=60)
 """How long one process waits for the other."""
 
 _SERVER = """
+import os
 import sys
 import kdcore.testing  # what is imported before forking is imported once
 from kdcore.testing.pair import serve
-serve(sys.stdin.buffer, sys.stdout.buffer)
+answers = os.fdopen(os.dup(1), "wb")
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a strategy prints is no answer
+serve(sys.stdin.buffer, answers)
 """
 
 _server: "subprocess.Popen[bytes] | None" = None
@@ -58,25 +62,41 @@ def in_two_processes(work: Callable[[Case], Any], case: Case) -> list[Any]:
         raise NotApplicableError("it needs a system whose processes can be forked, such as Linux")
     try:
         case = replace(case, settings=dict(case.settings))
-        asked = pickle.dumps((sys.path, work.__module__, work.__qualname__, case))
+        files = files_of(case.strategy.__module__)
+        # What is tried can be unpacked once the path and the files are there.
+        told = sys.path, files, work.__module__, work.__qualname__, pickle.dumps(case)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise NotApplicableError(
             f"another process could not import what is tried: {error}"
         ) from None
+    results = []
+    for answer in _answers(pickle.dumps(told)):
+        if not answer:
+            raise OtherProcessError("one of two processes ended without a word")
+        failed, result = torch.load(io.BytesIO(answer), weights_only=True)
+        if failed == "not found":
+            raise NotApplicableError(f"another process could not import what is tried: {result}")
+        if failed:
+            raise OtherProcessError(result)
+        results.append(result)
+    return results
+
+
+def _answers(asked: bytes) -> list[bytes]:
+    """Send a request to the server and return the answers of both processes, in their order."""
+    global _server
     server = _started()
     assert server.stdin is not None
     assert server.stdout is not None
-    _send(server.stdin, asked)
-    answers = [_received(server.stdout) for _ in range(2)]
-    results = []
-    for answer in answers:
-        failed, told = torch.load(io.BytesIO(answer), weights_only=True)
-        if failed == "not found":
-            raise NotApplicableError(f"another process could not import what is tried: {told}")
-        if failed:
-            raise OtherProcessError(told)
-        results.append(told)
-    return results
+    try:
+        _send(server.stdin, asked)
+        return [_received(server.stdout) for _ in range(2)]
+    except BaseException:
+        # What is still to come would be taken for the answers to the next request.
+        server.kill()
+        server.wait()
+        _server = None
+        raise
 
 
 def _started() -> "subprocess.Popen[bytes]":
@@ -109,10 +129,10 @@ def _send(stream: IO[bytes], told: bytes) -> None:
 
 
 def _received(stream: IO[bytes]) -> bytes:
-    size = int.from_bytes(stream.read(8), "big")
-    told = stream.read(size)
-    if not told:
-        raise OtherProcessError("a process ended without a word")
+    size = stream.read(8)
+    told = stream.read(int.from_bytes(size, "big"))
+    if len(size) < 8 or len(told) < int.from_bytes(size, "big"):
+        raise OtherProcessError("what starts processes in pairs has ended")
     return told
 
 
@@ -146,8 +166,11 @@ def _answer(request: bytes, store: Path, rank: int) -> bytes:
     try:
         torch.set_num_threads(1)
         try:
-            path, module, name, case = pickle.loads(request)
+            path, files, module, name, rest = pickle.loads(request)
             sys.path[:] = path
+            for each, file in files.items():
+                run_file(each, Path(file))
+            case = pickle.loads(rest)
             work = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
             answer = "not found", str(error)

@@ -11,7 +11,7 @@ HOOKS = Check(
 )
 ARGUMENTS = Check(
     "arguments_are_left_alone",
-    "The loss changes no features, logits or state in place: others read them too.",
+    "The loss changes nothing in place that it is given: others read it too.",
     "Work on a copy, and hand memory back with state.write(name, value, at=rows).",
     loss.arguments_are_left_alone,
     HOOKS,

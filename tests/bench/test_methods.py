@@ -3,11 +3,13 @@
 from kdcore.bench.methods import methods
 from kdcore.bench.work import Settings
 from kdcore.catalog import Catalog
+from tests.shipped import SHIPPED
 
 
 def test_every_installed_method_is_measured_against_the_student_alone() -> None:
     results = methods(Settings(size=8, epochs=1, repeats=1))
     names = [listing.name for listing in Catalog().listings()]
+    assert set(SHIPPED) <= set(names)
     assert [result.what for result in results] == [
         f"training by {name}, to the student alone" for name in names
     ]

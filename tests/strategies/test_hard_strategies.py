@@ -31,9 +31,9 @@ from kdcore_contrastive import Contrastive
 from kdcore_correlation import Correlation
 from kdcore_relational import Relational
 from kdcore_variational import Variational
+from tests.shipped import SHIPPED
 
 HARD: list[type[Strategy]] = [Relational, Variational, Correlation, Contrastive, Attention]
-SHIPPED = [listing.name for listing in Catalog().listings()]
 TEMPERATE = Contrastive(negatives=64, normalised=False)
 """Of few samples and many negatives the loss first rises."""
 
@@ -81,7 +81,9 @@ class _Steps:
         pass
 
 
-@pytest.mark.parametrize("method", [*SHIPPED[:1], *SHIPPED[2:], TEMPERATE], ids=str)
+@pytest.mark.parametrize(
+    "method", [*(name for name in SHIPPED if name != "contrastive"), TEMPERATE], ids=str
+)
 def test_its_loss_falls_in_accumulated_steps(data: TensorDataset, method: str | Strategy) -> None:
     entry = {"name": method, "weight": 1.0} if isinstance(method, str) else method
     distiller = _distiller(data, [entry], task_weight=0.0)

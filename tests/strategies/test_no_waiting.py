@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_leaves
 
 from kdcore import Distiller, Features, Setup, Strategy, hookimpl
 from kdcore.averaging import WeightAverage
-from kdcore.catalog import Catalog
 from kdcore.data.source import Batch
 from kdcore.errors import StrategyError
 from kdcore.listening import KeptSignals, LiveSignals, SignalSource, array_name, stored
@@ -22,8 +21,9 @@ from kdcore.optimizers import build_optimizer, clip, step_unless
 from kdcore.readings import Readings
 from kdcore.sections import TrainConfig
 from kdcore.testing import small_student, small_teacher
+from tests import shipped
 
-ALL: list[Any] = [listing.name for listing in Catalog().listings()]
+ALL: list[Any] = [*shipped.SHIPPED]
 
 
 LOOK: dict[str, Callable[[Tensor], object]] = {}

@@ -12,7 +12,6 @@ from torch.utils.data import TensorDataset
 from kdcore import Distiller, Setup
 from kdcore.asking import Request
 from kdcore.cache import SignalCache
-from kdcore.catalog import Catalog
 from kdcore.data.augment import Augment
 from kdcore.data.images import ArrayImages, LabelledImages
 from kdcore.data.preprocess import Preprocess
@@ -27,10 +26,11 @@ from kdcore.sections import AugmentConfig, CacheConfig, CheckpointConfig, TrainC
 from kdcore.testing import small_student, small_teacher
 from kdcore.trainer import train
 from kdcore_contrastive import Contrastive
+from tests import shipped
 
 CPU = torch.device("cpu")
 SAMPLES, STEPS = 22, 6
-EVERYTHING: list[Any] = [listing.name for listing in Catalog().listings()]
+EVERYTHING: list[Any] = [*shipped.SHIPPED]
 SHIPPED: list[Any] = ["logits", "fitnets"]
 TARGETS = torch.arange(SAMPLES) % 5
 

@@ -10,7 +10,6 @@ import torch
 from kdcore import Distiller, Setup, Strategy
 from kdcore.asking import Request
 from kdcore.cache import SignalCache
-from kdcore.catalog import Catalog
 from kdcore.data.augment import Augment
 from kdcore.data.images import ArrayImages, LabelledImages
 from kdcore.data.pixels import PixelPool
@@ -20,10 +19,11 @@ from kdcore.execution import Execution, in_best_layout
 from kdcore.sections import AugmentConfig, CacheConfig, TrainConfig
 from kdcore.testing import small_student, small_teacher
 from kdcore.trainer import train
+from tests import shipped
 
 CPU = torch.device("cpu")
 SAMPLES = 22
-EVERYTHING: list[Any] = [listing.name for listing in Catalog().listings()]
+EVERYTHING: list[Any] = [*shipped.SHIPPED]
 ACTIONS = AugmentConfig(crop=2, flip=True, views=2)
 PLAIN = AugmentConfig()
 

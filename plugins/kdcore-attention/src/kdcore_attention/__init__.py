@@ -9,13 +9,14 @@ from torch.nn import functional as F
 
 from kdcore import (
     Adapters,
+    AveragePool,
     Features,
     Recommended,
     Resize,
+    SeveralTaps,
     Shapes,
     Strategy,
     StrategySettings,
-    Tap,
     Taps,
     auto,
     hookimpl,
@@ -23,7 +24,6 @@ from kdcore import (
 )
 
 T = TypeVar("T")
-Several = Annotated[tuple[Tap, ...], Field(min_length=1)]
 
 
 class Attention(Strategy):
@@ -40,10 +40,10 @@ class Attention(Strategy):
     class Settings(StrategySettings):
         """What can be set."""
 
-        student_taps: Tap | Several = Field(
+        student_taps: SeveralTaps = Field(
             auto("stages"), description="feature maps of the student, the finest first"
         )
-        teacher_taps: Tap | Several = Field(
+        teacher_taps: SeveralTaps = Field(
             auto("stages"), description="feature maps of the teacher, the finest first"
         )
         depth: int = Field(3, ge=1, description="how many maps are compared, counted from the last")
@@ -62,10 +62,13 @@ class Attention(Strategy):
 
     @hookimpl
     def adapt_shapes(self, student: Shapes, teacher: Shapes) -> Adapters:
-        """Need no adapter, only maps."""
-        for pair in self._pairs(student.all("maps"), teacher.all("maps")):
+        """Need maps; one of the teacher that is in no pair becomes one value, which is kept."""
+        pairs = self._pairs(student.all("maps"), teacher.all("maps"))
+        for pair in pairs:
             require_maps(*pair)
-        return Adapters()
+        unused = len(teacher.all("maps")) - len(pairs)
+        kept: list[nn.Module] = [AveragePool(1) for _ in range(unused)]
+        return Adapters(teacher={"maps": [*kept, *(nn.Identity() for _ in pairs)]})
 
     @hookimpl
     def compute_auxiliary_loss(self, student: Features, teacher: Features) -> Tensor:

@@ -12,10 +12,10 @@ from kdcore import (
     AveragePool,
     Features,
     Recommended,
+    SeveralTaps,
     Shapes,
     Strategy,
     StrategySettings,
-    Tap,
     Taps,
     auto,
     hookimpl,
@@ -45,10 +45,10 @@ class Review(Strategy):
     class Settings(StrategySettings):
         """What can be set."""
 
-        student_taps: Tap | tuple[Tap, ...] = Field(
+        student_taps: SeveralTaps = Field(
             auto("stages"), description="feature maps of the student, the deepest last"
         )
-        teacher_taps: Tap | tuple[Tap, ...] = Field(
+        teacher_taps: SeveralTaps = Field(
             auto("stages"), description="feature maps of the teacher, the deepest last"
         )
         width: int = Field(

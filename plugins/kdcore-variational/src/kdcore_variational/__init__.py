@@ -14,10 +14,10 @@ from kdcore import (
     Features,
     Recommended,
     Resize,
+    SeveralTaps,
     Shapes,
     Strategy,
     StrategySettings,
-    Tap,
     Taps,
     auto,
     hookimpl,
@@ -42,10 +42,10 @@ class Variational(Strategy):
     class Settings(StrategySettings):
         """What can be set."""
 
-        student_taps: Tap | tuple[Tap, ...] = Field(
+        student_taps: SeveralTaps = Field(
             auto("stages"), description="feature maps of the student; the last are paired"
         )
-        teacher_taps: Tap | tuple[Tap, ...] = Field(
+        teacher_taps: SeveralTaps = Field(
             auto("stages"), description="feature maps of the teacher; the last are paired"
         )
         variance: float = Field(5.0, gt=SMALLEST, le=1e6, description="variance to begin with")
