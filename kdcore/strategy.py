@@ -3,9 +3,10 @@
 What a method implements is in `hookspecs`; how methods are found is in `catalog`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -33,11 +34,27 @@ def _parsed(address: str) -> str:
     return str(TapAddress.parse(address))
 
 
-Tap = Annotated[str, AfterValidator(_parsed)]
+_MARK = AfterValidator(_parsed)
+
+Tap = Annotated[str, _MARK]
 """Type of a setting that holds the address of a tap."""
 
 SeveralTaps = Tap | Annotated[tuple[Tap, ...], Field(min_length=1)]
 """Type of a setting that holds those of several: one that stands for them, or a list."""
+
+
+def tap_settings(settings: type[BaseModel]) -> list[str]:
+    """Return the names of the settings that hold the address of a tap, or those of several."""
+    return [
+        name
+        for name, field in settings.model_fields.items()
+        if _holds_taps((field.annotation, *field.metadata))
+    ]
+
+
+def _holds_taps(types: Iterable[object]) -> bool:
+    """Return whether the marker of `Tap` is among some types, or in one of them."""
+    return any(each == _MARK or _holds_taps(get_args(each)) for each in types)
 
 
 def auto(kind: str) -> str:

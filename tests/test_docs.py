@@ -17,6 +17,7 @@ from kdcore.configfile import as_comparison, as_run
 from kdcore.context import RunContext
 from kdcore.hookspecs import HOOKS, Hooks, hookimpl
 from kdcore.weights import Moving
+from tests.shipped import SHIPPED
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/README.md")])
@@ -101,6 +102,14 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if not target.startswith(("http://", "https://")):
             assert (page.parent / target).exists(), target
+
+
+def test_the_readme_names_every_method() -> None:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    listed = text.partition("each a package of its own: ")[2].partition(" (")[0]
+    assert sorted(re.split(", | and ", listed)) == SHIPPED
+    assert len(SHIPPED) == 17
+    assert text.count("Seventeen methods are here") == 1
 
 
 def test_the_changelog_names_every_command() -> None:

@@ -19,7 +19,8 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="Cases: distil, comparison, bound, overhead, cache, data, startup; and methods, if named.",
+            help="Cases: distil, comparison, bound, overhead, cache, data, startup; methods, if "
+            "named.",
         ),
     ] = None,
     precision: options.Precision = None,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kdcore.errors import KdcoreError, StrategyError, TapError
 from kdcore.execution import Execution
+from kdcore.strategy import tap_settings
 from kdcore.testing.case import LABEL, Batch, Case, Trial
 from kdcore.testing.check import NotApplicableError
 from kdcore.testing.models import SmallCNN, SmallTokens
@@ -125,25 +126,26 @@ def _flat() -> SmallCNN:
     return SmallCNN((6, 8))
 
 
-def other_ranks_are_refused(case: Case) -> Iterator[str]:
+def other_ranks_work_or_are_refused(case: Case) -> Iterator[str]:
     """Find strategies that meet activations of another rank with an error of PyTorch's."""
     _own_models_alone(case)
     tokens = {"student": SmallTokens, "teacher": lambda: SmallTokens(12)}
     for which in (("student",), ("teacher",), ("student", "teacher")):
         builders: dict[str, Any] = {who: tokens[who] for who in which}
-        yield from _tried(replace(case, **builders), f"token sequences of the {which[0]}")
+        yield from _tried(replace(case, **builders), f"token sequences of {' and '.join(which)}")
 
 
 def misspelt_taps_are_named(case: Case) -> Iterator[str]:
     """Find settings of taps that accept what does not exist."""
-    for setting in case.strategy.Settings.model_fields:
-        who = next((who for who in ("student", "teacher") if setting.startswith(f"{who}_")), None)
-        if who is None or not setting.endswith(("tap", "taps")):
-            continue
-        model = case.models()[0 if who == "student" else 1]
+    settings = tap_settings(case.strategy.Settings)
+    if not settings:
+        raise NotApplicableError("none of its settings is a tap")
+    for setting in settings:
+        model = case.models()[1 if setting.startswith("teacher") else 0]
         name = next(iter(dict(model.named_children())), "")
-        misspelt = f"{name}x"
-        wrong = (misspelt,) if setting.endswith("s") else misspelt
+        wrong: str | tuple[str] = f"{name}x"
+        if not isinstance(case.strategy.Settings.model_fields[setting].annotation, type):
+            wrong = (f"{name}x",)  # of several
         entry = {**case.entry(LABEL), setting: wrong}
         try:
             with Trial(case, entry) as trial:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from itertools import takewhile
+from typing import get_args
 
 from pydantic import ValidationError
 
@@ -70,7 +71,7 @@ def values_stay_as_they_are(case: Case) -> Iterator[str]:
 def no_number_is_infinite(case: Case) -> Iterator[str]:
     """Find settings that accept what is no number, or infinite."""
     for name, field in case.strategy.Settings.model_fields.items():
-        if field.annotation is not float:
+        if field.annotation is not float and float not in get_args(field.annotation):
             continue
         for value in (float("nan"), float("inf")):
             try:

@@ -194,11 +194,11 @@ CHECKS = (
         GRADIENT,
     ),
     Check(
-        "other_ranks_are_refused",
+        "other_ranks_work_or_are_refused",
         "Activations of another rank, such as token sequences, have a finite loss, or are refused "
         "in kdcore's words.",
         "Refuse in adapt_shapes what the method is not made for: require_maps, or StrategyError.",
-        inputs.other_ranks_are_refused,
+        inputs.other_ranks_work_or_are_refused,
         GRADIENT,
     ),
     Check(

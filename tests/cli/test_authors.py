@@ -117,16 +117,17 @@ def test_a_file_without_a_strategy_is_one_line(
 def test_check_says_what_passes_and_how_to_mend_what_does_not(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    few = ("--only", "gradient_reaches_all_that_learns", "--only", "loss_is_finite")
+    # The second needs other processes, which must find the file.
+    few = ("--only", "gradient_reaches_all_that_learns", "--only", "two_processes_agree")
     said = _said(capsys, "check", "methods/mine.py:Mine", *few, "--json", "checks.json")
-    assert "passed  loss_is_finite" in said
+    assert "passed  two_processes_agree" in said
     assert "2 passed, 0 failed, 0 skipped" in said
     outcomes = [each["outcome"] for each in json.loads(Path("checks.json").read_text())["checks"]]
     assert outcomes == ["passed", "passed"]
     said = _said(capsys, "check", "methods/mine.py:Broken", *few, code=3)
     assert "failed  gradient_reaches_all_that_learns: " in said
     assert "undetached" in said
-    assert "skipped loss_is_finite: gradient_reaches_all_that_learns failed" in said
+    assert "skipped two_processes_agree: gradient_reaches_all_that_learns failed" in said
 
 
 @pytest.mark.parametrize(
@@ -140,6 +141,8 @@ def test_check_says_what_passes_and_how_to_mend_what_does_not(
         (["new-strategy", "Mine"], "'Mine' is no name of a strategy"),
         (["new-strategy", "class"], "'class' is no name of a strategy"),
         (["new-strategy", "logits"], "installed already (kdcore-logits"),
+        (["new-strategy", "total"], "no strategy can be called 'total'"),
+        (["new-strategy", "train"], "PyTorch has a use for it"),
         (["strategies", "logits", "--no-strategy", "logits"], "blocked by name"),
     ],
 )
@@ -198,6 +201,9 @@ def test_a_new_package_is_written_once_and_is_what_it_says(
     assert "Apache License" in (folder / "LICENSE").read_text()
     module = f"{folder / 'src' / 'kdcore_my_method' / '__init__.py'}:MyMethod"
     assert "0 failed" in _said(capsys, "check", module, "--only", "loss_is_finite")
+    _said(capsys, "new-strategy", "features", "--dir", "packages")
+    features = here / "packages/kdcore-features/src/kdcore_features/__init__.py:FeaturesMethod"
+    assert "0 failed" in _said(capsys, "check", str(features), "--only", "loss_is_finite")
     assert "there already" in _said(
         capsys, "new-strategy", "my-method", "--dir", "packages", code=2
     )

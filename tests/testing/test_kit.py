@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,13 +66,13 @@ FOUND: list[tuple[type[kdcore.Strategy], set[str]]] = [
     (broken.Ramps, {"every_epoch_has_a_loss"}),
     (broken.NeedsThreeClasses, {"two_classes_work"}),
     (broken.HangsOnDigits, {"bfloat16_layers_are_fine"}),
-    (broken.Views, {"layouts_make_no_difference", "other_ranks_are_refused"}),
+    (broken.Views, {"layouts_make_no_difference", "other_ranks_work_or_are_refused"}),
     (
         broken.CutsTheTeacher,
-        {"a_wider_student_works", "other_depths_work", "other_ranks_are_refused"},
+        {"a_wider_student_works", "other_depths_work", "other_ranks_work_or_are_refused"},
     ),
     (broken.KnowsOneSize, {"other_depths_work"}),
-    (broken.KnowsMapsAlone, {"other_ranks_are_refused"}),
+    (broken.KnowsMapsAlone, {"other_ranks_work_or_are_refused"}),
     (broken.ForgetsItsTap, {"misspelt_taps_are_named"}),
     (broken.RoundsOnLoading, {"state_survives_saving", "a_resumed_run_goes_on_alike"}),
     (broken.Overhears, {"kept_answers_change_nothing", "models_leave_clean"}),
@@ -126,12 +127,13 @@ def test_nor_is_it_found_by_a_check_that_takes_long(
 
 def test_a_control_passes_every_check_that_applies_to_it() -> None:
     results = run_checks(broken.Sound)
-    assert {each.name for each in results if not each.passed} == {"equality_is_as_declared"}
+    skipped = {"equality_is_as_declared", "misspelt_taps_are_named"}
+    assert {each.name for each in results if not each.passed} == skipped
 
 
-def test_there_are_thirty_checks_and_twenty_faults() -> None:
-    assert len(NAMES) >= 30
-    assert len(FOUND) >= 20
+def test_the_readme_has_the_number_of_checks() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert f"against {len(NAMES)} checks" in readme
 
 
 def test_every_check_finds_a_fault() -> None:

@@ -185,7 +185,7 @@ def test_in_a_run_it_compares_the_last_maps() -> None:
     assert loss == pytest.approx(sum(expected) / 3, rel=1e-9)
 
 
-def test_hints_of_other_ranks_are_refused() -> None:
+def test_hints_of_other_ranks_work_or_are_refused() -> None:
     with pytest.raises(TapError, match="no regressor"):
         _regressor(_random(2, 3, 4, 4), _random(2, 3))
 

@@ -1,10 +1,10 @@
 """Attention transfer: where in an image the two models look (Zagoruyko & Komodakis 2017)."""
 
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcore import (
