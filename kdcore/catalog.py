@@ -6,7 +6,7 @@ A plugin is code: loading one runs it. Listing does not.
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, distributions
 from typing import Any
@@ -16,6 +16,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from kdcore.errors import CatalogError, unknown
+from kdcore.imports import FILE, placed
 
 STRATEGIES = "kdcore.strategies"
 WRAPPERS = "kdcore.wrappers"
@@ -65,14 +66,21 @@ class Catalog:
 
     Args:
         group: entry-point group.
-        blocked: names that must not be loaded, beside those of the variable KDCORE_BLOCK.
+        blocked: names, ``distribution:name`` or files that must not be loaded, beside those of the
+            variable KDCORE_BLOCK.
+
+    Raises:
+        CatalogError: a blocked name is not installed.
     """
 
-    def __init__(self, group: str = STRATEGIES, blocked: Iterable[str] = ()) -> None:
+    def __init__(self, group: str = STRATEGIES, blocked: Collection[str] = ()) -> None:
         self.group = group
         environment = os.environ.get(BLOCK_VARIABLE, "")
         self.blocked = {*blocked, *filter(None, re.split(r"[,\s]+", environment))}
         self._found = _discover(group)
+        for name in blocked:
+            if not FILE.fullmatch(name) and not any(map(self._blocks([name]), self._found)):
+                raise CatalogError(f"--no-strategy: {self._unknown(name, offer=False)}")
 
     def listings(self) -> list[Listing]:
         """Return all installed plugins by name, without importing any."""
@@ -88,8 +96,28 @@ class Catalog:
             for entry, origin, summary, needed in self._found
         ]
 
+    def blocks_file(self, name: str) -> bool:
+        """Return whether a strategy in a file is blocked, however its path is written."""
+        return placed(name) in {placed(each) for each in self.blocked if FILE.fullmatch(each)}
+
+    @staticmethod
+    def _blocks(names: Iterable[str]) -> Callable[[Found], bool]:
+        """Return what says whether a plugin is among names, of any distribution or of one."""
+
+        def among(found: Found) -> bool:
+            entry, origin, *_ = found
+            for name in names:
+                distribution, _, bare = name.rpartition(":")
+                if bare == entry.name and (
+                    not distribution or _same(distribution, origin.distribution)
+                ):
+                    return True
+            return False
+
+        return among
+
     def _problem(self, entry: EntryPoint, origin: Origin, needed: SpecifierSet) -> str:
-        if entry.name in self.blocked:
+        if self._blocks(self.blocked)((entry, origin, "", needed)):
             return f"blocked by name ({BLOCK_VARIABLE} or --no-strategy)"
         others = [o for e, o, _, _ in self._found if e.name == entry.name and o != origin]
         if others:
@@ -113,8 +141,10 @@ class Catalog:
             if item[0].name == bare
             and (not distribution or _same(item[1].distribution, distribution))
         ]
-        if bare in self.blocked:
+        allowed = [item for item in found if not self._blocks(self.blocked)(item)]
+        if bare in self.blocked or (found and not allowed):
             raise CatalogError(f"{name!r} is blocked by name ({BLOCK_VARIABLE} or --no-strategy)")
+        found = allowed
         if not found:
             raise self._unknown(name)
         if len(found) > 1:
@@ -127,13 +157,13 @@ class Catalog:
             raise CatalogError(f"{name!r} ({origin}) cannot be used: {misfit}")
         return _import(entry, origin), origin
 
-    def _unknown(self, name: str) -> CatalogError:
+    def _unknown(self, name: str, *, offer: bool = True) -> CatalogError:
         kind = self.group.removeprefix("kdcore.").replace("strategies", "strategy").rstrip("s")
         names = [printable(entry.name) for entry, *_ in self._found]
         message = unknown(kind, name, names)
         # Of what is clearly a slip of the finger, the name may be a stranger's package.
         slip = difflib.get_close_matches(name, names, cutoff=0.8)
-        if re.fullmatch(r"[A-Za-z0-9_-]+", name) and not slip:
+        if offer and re.fullmatch(r"[A-Za-z0-9_-]+", name) and not slip:
             message += f"; if it exists, install it: pip install kdcore-{name}"
         return CatalogError(message)
 

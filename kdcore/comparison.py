@@ -71,8 +71,8 @@ def compare(
     """
     chosen = students(config) if only is None else [only]
     description = as_toml(config).encode()
-    _describe_itself(context, description)
     _rehearse(context, config, chosen)
+    _describe_itself(context, description)  # what cannot be set up is in nobody's place
     results: list[RunResult] = []
     for seed in dict.fromkeys(student.seed for student in chosen):
         mine = [student for student in chosen if student.seed == seed]

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from kdcore.errors import ConfigError, unknown
 from kdcore.experiment import ComparisonConfig, Experiment, RunConfig
-from kdcore.imports import FILE
+from kdcore.imports import FILE, placed
 from kdcore.validation import describe_validation
 
 E = TypeVar("E", bound=Experiment)
@@ -219,8 +219,9 @@ def candidates_for(tree: Tree, text: str) -> list[Tree]:
     for candidate in _tables(tree.get("candidates")):
         weights[str(candidate.get("label"))] = candidate.get("task_weight")
         for entry in _tables(candidate.get("strategies")):
-            name = str(entry.get("name"))
-            if known.setdefault(name, entry) != entry and name in re.split("[,+]", text):
+            name = _plain(str(entry.get("name")))
+            typed = [_plain(each.strip()) for each in re.split("[,+]", text)]
+            if known.setdefault(name, entry) != entry and name in typed:
                 raise ConfigError(
                     f"--strategies {text}: the file has {name!r} with different settings; take "
                     "out the candidates that are not wanted"
@@ -230,7 +231,10 @@ def candidates_for(tree: Tree, text: str) -> list[Tree]:
         names = [name.strip() for name in label.split("+")]
         if not all(names):
             raise ConfigError(f"--strategies {text}: expected names like logits,cosine+fitnets")
-        entries = [dict(known.get(name, {"name": name})) for name in names]
+        for name in names:
+            if name.endswith(".py"):
+                raise ConfigError(f"--strategies {text}: say which class of it: {name}:CLASS")
+        entries = [{**known.get(_plain(name), {}), "name": name} for name in names]
         # A name may be ``distribution:name``, of which a label takes the second.
         bare = [_label_of(name) for name in names]
         candidate = {"label": "+".join(bare), "strategies": entries}
@@ -238,6 +242,11 @@ def candidates_for(tree: Tree, text: str) -> list[Tree]:
             candidate["task_weight"] = weights[candidate["label"]]
         chosen.append(candidate)
     return chosen
+
+
+def _plain(name: str) -> str:
+    """Return a strategy's name as it is however it is written: a file by its path, others bare."""
+    return placed(name) if FILE.fullmatch(name) else name.rpartition(":")[2]
 
 
 def _label_of(name: str) -> str:

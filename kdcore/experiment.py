@@ -3,12 +3,11 @@
 The sections' keys are in `sections`; reading and writing files in `configfile`.
 """
 
-from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kdcore.imports import FILE
+from kdcore.imports import FILE, placed
 from kdcore.sections import (
     LABEL,
     MODEL,
@@ -58,10 +57,9 @@ class StrategyConfig(BaseModel):
         if not isinstance(name, str) or ":" not in name:
             return values
         label = name.rpartition(":")[2]
-        if in_file := FILE.fullmatch(name):
+        if FILE.fullmatch(name):
             # Where it is, so that the resolved experiment finds it from everywhere.
-            file = Path(in_file["file"]).expanduser().absolute()
-            values, label = {**values, "name": f"{file}:{label}"}, label.lower()
+            values, label = {**values, "name": placed(name)}, label.lower()
         return {**values, "label": values.get("label") or label}
 
     @property

@@ -1,5 +1,6 @@
 """Hashes of what a run's numbers depend on: weights, a model's code, a method's code, facts."""
 
+import ast
 import hashlib
 import inspect
 import json
@@ -113,6 +114,7 @@ def source_of(plugin: object) -> str:
     Of an instance, those of its class.
 
     Of a package, all modules count; of a very large one, those beside the class's own and below.
+    Of a file in no package, those beside it that it imports.
     PyTorch's and Python's own classes do not: their versions do. Empty where there is no file.
     """
     files: set[Path] = set()
@@ -138,11 +140,32 @@ def _files_of(cls: type | ModuleType) -> set[Path]:
     file = Path(found)
     package = file.parent
     if not (package / "__init__.py").exists():
-        return {file}
+        return _with_neighbours(file)
     while (package.parent / "__init__.py").exists():
         package = package.parent
     files = set(islice(package.rglob("*.py"), MOST_FILES + 1))
     return files if len(files) <= MOST_FILES else set(file.parent.rglob("*.py"))
+
+
+def _with_neighbours(file: Path) -> set[Path]:
+    """Return a file that is in no package, with those beside it that it imports by their names."""
+    found, rest = set[Path](), [file]
+    while rest:
+        now = rest.pop()
+        if now in found:
+            continue
+        found.add(now)
+        try:
+            tree = ast.parse(now.read_bytes())
+        except SyntaxError:
+            continue
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.append(node.module)
+            beside = [file.parent / f"{name.partition('.')[0]}.py" for name in names]
+            rest += [each for each in beside if each.is_file()]
+    return found
 
 
 CONTINUED = "continued"

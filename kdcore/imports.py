@@ -63,6 +63,14 @@ FILE = re.compile(r"(?P<file>.+\.py):(?P<attribute>[A-Za-z_]\w*)")
 """What a strategy in a file is called: ``./my_strategy.py:MyStrategy``."""
 
 
+def placed(name: str) -> str:
+    """Return the name of a strategy in a file by the file's whole path; any other as it is."""
+    found = FILE.fullmatch(name)
+    if found is None:
+        return name
+    return f"{Path(found['file']).expanduser().absolute()}:{found['attribute']}"
+
+
 def from_file(name: str, error: type[UserError]) -> object:
     """Import what a file of Python defines, anew where the file has changed.
 

@@ -50,7 +50,7 @@ class Part(nn.Module):
         self.student_adapters = _by_role(member, adapters.student, student)
         self.teacher_adapters = _by_role(member, adapters.teacher, teacher)
         self._signals = {role: tuple(self._keys(role)) for role in teacher}
-        self.own_modules = _checked(member, adapters.modules)
+        self.own_modules = OwnModules(_checked(member, adapters.modules))
         self.trained = nn.ModuleDict(self.own_modules)
         self._authors = [
             (path, each)
@@ -210,6 +210,15 @@ def _by_role(member: Member, adapters: Mapping[str, ModuleLike], taps: Roles) ->
         _checked(member, {f"{role} {tap}": module for tap, module in enumerate(modules)})
         lists[role] = nn.ModuleList(modules)
     return nn.ModuleDict(_checked(member, lists))
+
+
+class OwnModules(dict[str, nn.Module]):
+    """The loss's own modules by name; one that is not there is named with those that are."""
+
+    def __missing__(self, name: str) -> nn.Module:
+        raise StrategyError(
+            f"{unknown('module', name, self)}; adapt_shapes returns them in Adapters.modules"
+        )
 
 
 def _checked(member: Member, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:

@@ -81,6 +81,8 @@ def load_strategy(name: str, catalog: Catalog) -> tuple[type[Strategy], Origin]:
         CatalogError: as `Catalog.load`; or what was imported is no `Strategy` of this API.
     """
     in_file = FILE.fullmatch(name)
+    if in_file and catalog.blocks_file(name):
+        raise CatalogError(f"{name!r} is blocked (--no-strategy)")
     if in_file:
         loaded: object = from_file(name, CatalogError)
         origin = Origin(in_file["file"], "")

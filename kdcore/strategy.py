@@ -167,6 +167,11 @@ class Strategy:
                 f"{cls.__name__}.Settings names {', '.join(map(repr, taken))}, which each entry "
                 f"of a list of strategies has already ({', '.join(RESERVED)})"
             )
+        if cls.where_equal not in (None, *get_args(WhereEqual)):
+            raise StrategyError(
+                f"{cls.__name__}.where_equal is {cls.where_equal!r}: take 'zero' or 'smallest', or "
+                "leave it out"
+            )
         for hook in HOOKS:
             if hook in cls.__dict__ and not hasattr(cls.__dict__[hook], f"{PROJECT}_impl"):
                 raise StrategyError(

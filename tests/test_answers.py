@@ -109,7 +109,7 @@ def test_whoever_changes_what_it_was_shown_is_refused(which: int) -> None:
         state["bank"],
     )
     with (
-        pytest.raises(StrategyError, match="changed features, logits or state in place"),
+        pytest.raises(StrategyError, match="changed features, logits, targets or state in place"),
         nothing_changed(MEMBER, student, teacher, state),
     ):
         shown[which].add_(1)

@@ -330,7 +330,7 @@ def test_a_name_that_the_environment_blocks_is_listed_refused_and_not_imported(
     install("kd-bad", {"bad": "kd_bad:Method", "good": "kd_bad:Method"})
     monkeypatch.setenv(BLOCK_VARIABLE, variable)
     bad, good = _listings("bad", "good")
-    assert bad.problem == f"blocked by name ({BLOCK_VARIABLE})"
+    assert bad.problem == f"blocked by name ({BLOCK_VARIABLE} or --no-strategy)"
     assert good.problem == ""
     for name in ("bad", "kd-bad:bad"):
         assert f"{name!r} is blocked by name" in _refused(name)

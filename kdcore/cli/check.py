@@ -65,7 +65,8 @@ def command(
     typer.echo(f"{name}: {passed} passed, {failed} failed, {skipped} skipped")
     _write(json_file, results)
     if failed:
-        raise RunError(f"{name} does not do what users of a strategy rely on: {failed} checks")
+        found = "one check" if failed == 1 else f"{failed} checks"
+        raise RunError(f"{name} does not do what users of a strategy rely on: {found} failed")
 
 
 def _line(result: "CheckResult") -> str:

@@ -143,9 +143,11 @@ def misspelt_taps_are_named(case: Case) -> Iterator[str]:
     for setting in settings:
         model = case.models()[1 if setting.startswith("teacher") else 0]
         name = next(iter(dict(model.named_children())), "")
-        wrong: str | tuple[str] = f"{name}x"
-        if not isinstance(case.strategy.Settings.model_fields[setting].annotation, type):
-            wrong = (f"{name}x",)  # of several
+        given = getattr(case.strategy(**case.settings).settings, setting)
+        several = not isinstance(case.strategy.Settings.model_fields[setting].annotation, type)
+        wrong: object = f"{name}x"
+        if several:  # as many as there are, the first misspelt
+            wrong = (wrong, *(given[1:] if isinstance(given, tuple) else ()))
         entry = {**case.entry(LABEL), setting: wrong}
         try:
             with Trial(case, entry) as trial:

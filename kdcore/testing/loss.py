@@ -95,6 +95,7 @@ def as_declared_where_equal(case: Case) -> Iterator[str]:
         trial.distiller.eval()
         loss = trial.auxiliary()
         torch.autograd.backward(loss)
+        nearby = _moved(trial)
         largest = max(float(value.detach().abs().max()) for value in trial.onlooker.values())
         steepest = max(
             float(each.grad.abs().max())
@@ -105,6 +106,22 @@ def as_declared_where_equal(case: Case) -> Iterator[str]:
         yield f"where the student is its teacher the loss is {largest:.3g}, not zero"
     if declared == "smallest" and steepest > SMALL**0.5:
         yield f"where the student is its teacher the loss has a gradient of {steepest:.3g}"
+    elif nearby < float(loss.detach()) - SMALL:
+        yield f"where the student is its teacher the loss is {loss.item():.3g}, nearby {nearby:.3g}"
+
+
+def _moved(trial: Trial) -> float:
+    """Return the loss of a student whose weights are all a little larger."""
+    gradients = [parameter.grad for parameter in trial.student.parameters()]
+    with torch.no_grad():
+        for parameter in trial.student.parameters():
+            parameter.mul_(1.01)
+        moved = trial.auxiliary().item()
+        for parameter in trial.student.parameters():
+            parameter.div_(1.01)
+    for parameter, gradient in zip(trial.student.parameters(), gradients, strict=True):
+        parameter.grad = gradient
+    return moved
 
 
 def loss_is_finite(case: Case) -> Iterator[str]:
@@ -149,8 +166,9 @@ def parts_add_up_to_the_batch(case: Case) -> Iterator[str]:
     """Find losses a row that depend on which other samples are in the batch."""
     with Trial(case) as trial:
         _without_own_randomness(trial)
-        loss = trial.auxiliary()
-        if any(value.ndim == 0 for value in trial.onlooker.values()):
+        batch = trial.batch()
+        loss = _rows_of(trial, batch)
+        if loss is None:
             raise NotApplicableError("its loss is a scalar, which relates the samples of a batch")
         if trial.onlooker.drew:
             raise NotApplicableError("it draws random numbers, which differ from part to part")
@@ -158,11 +176,10 @@ def parts_add_up_to_the_batch(case: Case) -> Iterator[str]:
     whole = dict(trial.distiller.named_parameters())
     with Trial(case) as trial:
         _without_own_randomness(trial)
-        batch = trial.batch()
-        counts = trial.distiller.task.count(len(batch.indices), batch.targets)
         total = torch.zeros(())
         for rows in (slice(0, 3), slice(3, None)):
-            part = trial.auxiliary(Batch(*(tensor[rows] for tensor in batch)), counts)
+            part = _rows_of(trial, Batch(*(tensor[rows] for tensor in batch)))
+            assert part is not None
             torch.autograd.backward(part)
             total += part.detach()
     if not torch.allclose(total, loss.detach(), rtol=1e-4, atol=1e-6):
@@ -171,6 +188,13 @@ def parts_add_up_to_the_batch(case: Case) -> Iterator[str]:
         if not _close(whole[name].grad, parameter.grad):
             yield f"the gradient of {name} differs between the batch and its parts"
             return
+
+
+def _rows_of(trial: Trial, batch: Batch) -> Tensor | None:
+    """Return the sum of all that a loss has a value a row of; None where it has nothing such."""
+    trial.losses(batch)
+    rows = [value.sum() for value in trial.onlooker.values() if value.ndim]
+    return torch.stack(rows).sum() if rows else None
 
 
 def _without_own_randomness(trial: Trial) -> None:

@@ -117,9 +117,11 @@ def _stop() -> None:
     if _server is not None:
         assert _server.stdin is not None
         assert _server.stdout is not None
-        with suppress(OSError):
+        with suppress(OSError, subprocess.TimeoutExpired):
             _server.stdin.close()  # at which it ends
-        _server.wait(timeout=10)
+            _server.wait(timeout=10)
+        _server.kill()
+        _server.wait()
         _server.stdout.close()
 
 

@@ -31,12 +31,19 @@ GRADIENT = Check(
     SHAPE,
 )
 
+STREAM = Check(
+    "random_stream_is_left_alone",
+    "No hook and no adapter draws from the global random stream, which is the student's.",
+    "Build modules in adapt_shapes, without dropout, and draw from the argument `generator`.",
+    training.random_stream_is_left_alone,
+    GRADIENT,
+)
 SEEDS = Check(
     "equal_seeds_give_equal_values",
     "Two runs of equal seeds have equal losses.",
     "Draw random numbers from the argument `generator`, and remember nothing outside `state`.",
     training.equal_seeds_give_equal_values,
-    GRADIENT,
+    STREAM,
 )
 
 CHECKS = (
@@ -93,6 +100,8 @@ CHECKS = (
     ARGUMENTS,
     SHAPE,
     GRADIENT,
+    STREAM,
+    SEEDS,
     Check(
         "all_that_learns_is_known",
         "Every parameter that the loss depends on is in an adapter or module that was returned.",
@@ -141,14 +150,14 @@ CHECKS = (
         "Of a loss a row, accumulated parts of a batch give the loss and gradient of the whole.",
         "Let each row's value depend on that row alone, or return a scalar.",
         loss.parts_add_up_to_the_batch,
-        GRADIENT,
+        SEEDS,
     ),
     Check(
         "rows_follow_their_samples",
         "Of a loss a row, samples in another order have the same values in that order.",
         "Return the value of a sample in the sample's place.",
         inputs.rows_follow_their_samples,
-        GRADIENT,
+        SEEDS,
     ),
     Check(
         "every_epoch_has_a_loss",
@@ -209,18 +218,17 @@ CHECKS = (
         GRADIENT,
     ),
     Check(
+        "memory_is_of_its_samples",
+        "Memory that has a row a sample is changed at the samples of the batch alone.",
+        "Write with state.write(name, values, at=indices), not by the places in the batch.",
+        training.memory_is_of_its_samples,
+        GRADIENT,
+    ),
+    Check(
         "teacher_is_untouched",
         "The teacher's weights, mode and gradients are as before.",
         "Use of the teacher what the hooks are given, and nothing of the model.",
         training.teacher_is_untouched,
-        GRADIENT,
-    ),
-    SEEDS,
-    Check(
-        "random_stream_is_left_alone",
-        "No hook draws from the global random stream, which is the student's.",
-        "Build modules in adapt_shapes, and draw from the argument `generator`.",
-        training.random_stream_is_left_alone,
         GRADIENT,
     ),
     Check(

@@ -11,7 +11,8 @@ from kdcore.contract import Features
 from kdcore.hookspecs import hookimpl
 from kdcore.losses import squared_error
 from kdcore.strategy import Strategy
-from kdcore.testing.case import LABEL, Case, Trial
+from kdcore.testing.case import LABEL, SAMPLES, Case, Trial
+from kdcore.testing.check import NotApplicableError
 
 
 def teacher_is_untouched(case: Case) -> Iterator[str]:
@@ -43,8 +44,8 @@ def random_stream_is_left_alone(case: Case) -> Iterator[str]:
     with Trial(case) as trial:
         if not torch.equal(before, torch.get_rng_state()):
             yield "set-up draws from the global random stream"
-        # The student's own dropout would draw from it in training mode.
-        trial.distiller.eval()
+        # The student's own dropout would draw from it in training mode; an adapter's must not.
+        trial.student.eval()
         before = torch.get_rng_state()
         trial.losses()
         if not torch.equal(before, torch.get_rng_state()):
@@ -64,6 +65,27 @@ def a_resumed_run_goes_on_alike(case: Case) -> Iterator[str]:
         resumed.distiller.load_state_dict(distiller)
         resumed.optimizer.load_state_dict(optimizer)
         yield from _differ(expected, resumed.learn(2), "a run and the same one resumed")
+
+
+def memory_is_of_its_samples(case: Case) -> Iterator[str]:
+    """Find memory by sample that is written at other samples' rows."""
+    with Trial(case) as trial:
+        before = _by_sample(trial)
+        if not before:
+            raise NotApplicableError("it has no memory with a row a sample")
+        batch = trial.batch(start=5)
+        trial.losses(batch)
+        trial.distiller.advance()
+        others = torch.ones(SAMPLES, dtype=torch.bool).scatter(0, batch.indices, False)
+        for name, tensor in _by_sample(trial).items():
+            changed = (tensor != before[name]).reshape(SAMPLES, -1).any(1)
+            if bool((changed & others).any()):
+                yield f"the memory {name!r} was changed at samples that are not in the batch"
+
+
+def _by_sample(trial: Trial) -> dict[str, Tensor]:
+    memory = trial.distiller.get_extra_state()["state"][LABEL]
+    return {name: each.clone() for name, each in memory.items() if each.shape[:1] == (SAMPLES,)}
 
 
 def instances_do_not_interfere(case: Case) -> Iterator[str]:

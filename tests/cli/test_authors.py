@@ -187,7 +187,7 @@ def test_a_new_package_is_written_once_and_is_what_it_says(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = _said(capsys, "new-strategy", "my-method", "--dir", "packages")
-    assert "pip install -e packages/kdcore-my-method" in said
+    assert "pip install -e 'packages/kdcore-my-method[test]'" in said
     folder = here / "packages" / "kdcore-my-method"
     written = sorted(str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file())
     assert written == [

@@ -12,6 +12,7 @@ from kdcore import (
     Adapters,
     Features,
     Recommended,
+    Setup,
     Shapes,
     State,
     Strategy,
@@ -575,3 +576,45 @@ class WritesTheMean(Strategy):
         loss = squared_error(student.logits, teacher.logits).mean()
         state.write("mean", loss)
         return loss + state["mean"]
+
+
+class Maximises(Strategy):
+    """It says that it is at its smallest for equal models, where it is at its largest."""
+
+    where_equal = "smallest"
+
+    @hookimpl
+    def compute_auxiliary_loss(self, student: Features, teacher: Features) -> Tensor:
+        return -squared_error(student.logits, teacher.logits)
+
+
+class WritesByPlace(Strategy):
+    """It remembers samples by their place in the batch."""
+
+    @hookimpl
+    def adapt_shapes(self, setup: Setup, student: Shapes) -> Adapters:
+        return Adapters(state={"bank": torch.zeros(setup.sample_count, student.logits[1])})
+
+    @hookimpl
+    def compute_auxiliary_loss(
+        self, student: Features, teacher: Features, state: State, indices: Tensor
+    ) -> Tensor:
+        state.write("bank", student.logits, at=torch.arange(len(indices)))
+        return squared_error(student.logits, teacher.logits)
+
+
+class DropsInAnAdapter(Strategy):
+    """Its adapter draws from the student's random stream."""
+
+    @hookimpl
+    def extract_features(self) -> Taps:
+        return Taps({"hint": auto("embedding")}, {"hint": auto("embedding")})
+
+    @hookimpl
+    def adapt_shapes(self, student: Shapes, teacher: Shapes) -> Adapters:
+        widths = student["hint"][1], teacher["hint"][1]
+        return Adapters({"hint": nn.Sequential(nn.Dropout(0.3), nn.Linear(*widths))})
+
+    @hookimpl
+    def compute_auxiliary_loss(self, student: Features, teacher: Features) -> Tensor:
+        return squared_error(student["hint"], teacher["hint"])
