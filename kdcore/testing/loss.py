@@ -95,13 +95,13 @@ def as_declared_where_equal(case: Case) -> Iterator[str]:
         trial.distiller.eval()
         loss = trial.auxiliary()
         torch.autograd.backward(loss)
-        nearby = _moved(trial)
         largest = max(float(value.detach().abs().max()) for value in trial.onlooker.values())
         steepest = max(
             float(each.grad.abs().max())
             for each in trial.student.parameters()
             if each.grad is not None
         )
+        nearby = _moved(trial)
     if declared == "zero" and largest > SMALL:
         yield f"where the student is its teacher the loss is {largest:.3g}, not zero"
     if declared == "smallest" and steepest > SMALL**0.5:
