@@ -104,7 +104,7 @@ def test_a_loss_that_fails_does_so_before_anything_is_trained(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("as its author has it")
 
-    monkeypatch.setattr("kdcore_logits.torch.where", broken)
+    monkeypatch.setattr("kdcore_logits.divergence", broken)
     with pytest.raises(StrategyError, match="as its author has it"):
         _compare(_config(), tmp_path)
     assert not list(tmp_path.glob("*/result.json"))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import StrategyError
+from kdcore.strategy import tap_settings
 from kdcore.testing.case import Batch, Case, Trial
 from kdcore.testing.check import NotApplicableError
 
@@ -90,6 +91,11 @@ def as_declared_where_equal(case: Case) -> Iterator[str]:
     declared = case.strategy.where_equal
     if declared is None:
         raise NotApplicableError("it does not say what its loss is for equal models (where_equal)")
+    settings = case.strategy(**case.settings).settings.model_dump()
+    for name in tap_settings(case.strategy.Settings):
+        other = name.replace("student", "teacher", 1)
+        if settings[name] != settings.get(other, settings[name]):
+            raise NotApplicableError("its settings look at different places of the two models")
     with Trial(replace(case, student=case.teacher), dtype=torch.float64) as trial:
         trial.student.load_state_dict(trial.teacher.state_dict())
         trial.distiller.eval()

@@ -62,14 +62,16 @@ def test_all_cases_are_in_the_table_and_in_the_file(tmp_path: Path) -> None:
     (bound,) = found["cases"]["bound"]
     share = bound["seconds"]["bound"][0] / bound["seconds"]["kdcore"][0]
     assert bound["median"] == pytest.approx(100 * share)
-    alone, *others, hooks = found["cases"]["overhead"]
+    alone, *others, many = found["cases"]["overhead"]
     small = others[3]
     more = alone["seconds"]["kdcore"][0] / alone["seconds"]["bound"][0] - 1
     assert alone["median"] == pytest.approx(100 * more)
     taken = small["seconds"]["kdcore"][0] - small["seconds"]["bound"][0]
     assert small["median"] == pytest.approx(1e6 * taken / (cases.SMALL // 2))
-    assert len(others) == 3 + 4
-    assert hooks["unit"] == "µs a step"
+    assert len(others) == 3 + 4 + 1
+    for hooks, count in ((others[-1], "three"), (many, "seventeen")):
+        assert hooks["what"] == f"hooks of {count} strategies that compute nothing"
+        assert hooks["unit"] == "µs a step"
 
 
 @pytest.mark.usefixtures("_small")
@@ -83,7 +85,8 @@ def test_an_unknown_case_is_one_line_with_the_near_ones() -> None:
     with pytest.raises(ConfigError, match=r"^unknown case 'distill'; did you mean 'distil'\?"):
         cases.chosen(["bound", "distill"])
     assert cases.chosen(["startup", "bound"]) == ["bound", "startup"]
-    assert cases.chosen(None) == list(cases.CASES)
+    assert cases.chosen(None) == [name for name in cases.CASES if name != "methods"]
+    assert cases.chosen(["methods"]) == ["methods"]
 
 
 def test_a_precision_or_device_that_is_not_there_is_refused_before_anything_is_measured() -> None:

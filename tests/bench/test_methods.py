@@ -1,11 +1,14 @@
 """What each method costs is measured for every one that is installed."""
 
+import pytest
+
 from kdcore.bench.methods import methods
 from kdcore.bench.work import Settings
 from kdcore.catalog import Catalog
 from tests.shipped import SHIPPED
 
 
+@pytest.mark.slow
 def test_every_installed_method_is_measured_against_the_student_alone() -> None:
     results = methods(Settings(size=8, epochs=1, repeats=1))
     names = [listing.name for listing in Catalog().listings()]
