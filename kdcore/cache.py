@@ -233,7 +233,8 @@ class SignalCache:
         if there:
             arrays = renamed((opened and opened.arrays) or {}, TEACHER, request.name)
             if request.absent or agrees(arrays, live, request):
-                self._note(f"{who} does not run: what it says was kept in {slot.folder}")
+                if processes.first:
+                    self._note(f"{who} does not run: what it says was kept in {slot.folder}")
                 return arrays if processes.first else _opened(slot, request.name)
             problem = f"{slot.folder} is not what {who} says"
             if processes.first:

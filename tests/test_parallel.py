@@ -156,9 +156,11 @@ def test_each_process_asks_the_teacher_for_its_share_and_all_keep_the_same(
         for told in many:
             assert told[mode].keys() == one[mode].keys()
             assert all(torch.equal(told[mode][name], one[mode][name]) for name in one[mode])
-    shares = [told["memory: asked"] for told in many]
-    assert max(shares[1:]) < one["memory: asked"] * 0.6  # the first checks a few samples more
-    assert [told["disk again: asked"] for told in many][1:] == [2] * (count - 1)  # for the shapes
+    # All ask equally often, which a teacher that is spread over them needs: of their share, of the
+    # shapes, and of the few that are checked.
+    (share,) = {told["memory: asked"] for told in many}
+    assert share < one["memory: asked"] * 0.7
+    assert [told["disk again: asked"] for told in many] == [one["disk again: asked"]] * count
     assert any("does not run" in note for note in many[1]["disk again: notes"]) is False
     assert any("does not run" in note for note in many[0]["disk again: notes"])
 

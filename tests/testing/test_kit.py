@@ -56,7 +56,7 @@ FOUND: list[tuple[type[kdcore.Strategy], set[str]]] = [
     (broken.DividesInPlace, {"arguments_are_left_alone"}),
     (broken.SharesALayer, {"instances_do_not_interfere"}),
     (broken.LeavesAHook, {"models_leave_clean"}),
-    (broken.LeavesAModule, {"models_leave_clean"}),
+    (broken.LeavesAModule, {"models_leave_clean", "two_processes_agree"}),
     (broken.SaysNoWord, {"it_says_what_it_is"}),
     (broken.IsOfAnotherTime, {"it_is_written_for_this_contract"}),
     (broken.DefaultsToTooMuch, {"settings_have_valid_defaults", "settings_survive_json"}),

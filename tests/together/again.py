@@ -1,13 +1,12 @@
-"""Processes on a store that outlives them: ``python -m tests.together.again HOW SECONDS``.
+"""Processes on a store that outlives them: ``python -m tests.together.again SECONDS``.
 
-HOW is ``met`` or ``plain`` (as PyTorch does it by itself); all but the first wait before they join.
+All but the first wait so long before they join.
 """
 
 import os
 import signal
 import sys
 import time
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -15,14 +14,11 @@ import torch.distributed as dist
 from kdcore.processes import here, joined
 
 
-def main(how: str, seconds: float) -> None:
+def main(seconds: float) -> None:
     """Join, count all processes, and be lost."""
     if os.environ["RANK"] != "0":
         time.sleep(seconds)
-    if how == "plain":
-        dist.init_process_group("gloo", timeout=timedelta(seconds=10))
-        _count()
-    with joined(0.5):
+    with joined(3.0):
         _count()
 
 
@@ -33,4 +29,4 @@ def _count() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    main(float(sys.argv[1]))
