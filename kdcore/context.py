@@ -16,7 +16,9 @@ from torch import nn
 from kdcore.cache import SignalCache, answers_for
 from kdcore.catalog import WRAPPERS, Catalog, own_version
 from kdcore.contract import Setup
+from kdcore.costs import Costs, costs_of
 from kdcore.data.prepared import PreparedData, prepare_data
+from kdcore.data.source import Source
 from kdcore.devices import find_device
 from kdcore.distiller import Distiller
 from kdcore.errors import ModelError
@@ -27,6 +29,7 @@ from kdcore.fingerprint import ENVIRONMENT, digest_of, machine_facts, source_of
 from kdcore.interruption import Interruption
 from kdcore.job import CHECKPOINTS, Job
 from kdcore.models.build import build_model, code_of
+from kdcore.outcome import outcome_of
 from kdcore.parallel import check_alike, check_several
 from kdcore.processes import here
 from kdcore.randomness import derive_seed
@@ -102,6 +105,7 @@ class RunContext:
         self.data: PreparedData = prepare_data(experiment, self.device)
         self.cache = SignalCache(experiment.cache, self.note, shared=apart)
         self._starts: dict[int, str] = {}
+        self._costs: dict[str, Costs] = {}
 
     def note(self, text: str) -> None:
         """Print a line about the training that runs."""
@@ -209,6 +213,30 @@ class RunContext:
             execution=self.execution(train),
             trainable=stage.trainable,
         )
+
+    def keep_outcome(
+        self, model: nn.Module, file: Path, test: Source, validation: Source | None
+    ) -> str | None:
+        """Write what a model says of the test samples; return the file, None where none is."""
+        task = self.task(self.experiment.train)
+        outcome = outcome_of(model, test, validation, self.data.classes, task)
+        if outcome is None:
+            return None
+        outcome.save(file)
+        return str(file)
+
+    def costs(self, who: str, model: nn.Module, source: Source) -> Costs:
+        """Measure what a model costs, once for all of its runs.
+
+        Args:
+            who: ``"student"``, or a teacher's title.
+            model: the model.
+            source: samples whose student's inputs it takes.
+        """
+        if who not in self._costs:
+            inputs = source.batch(torch.arange(1), teacher=False).inputs
+            self._costs[who] = costs_of(model, inputs)
+        return self._costs[who]
 
     def try_losses(self, distiller: Distiller) -> None:
         """Compute all losses of a few samples, so that what cannot work fails before any training.

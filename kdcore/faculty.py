@@ -4,7 +4,7 @@ What they say ahead of training is kept from here, too. Students are in `run`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -13,16 +13,20 @@ from kdcore.asking import Identity
 from kdcore.context import RunContext
 from kdcore.distiller import Distiller
 from kdcore.evaluation import evaluate
-from kdcore.files import load_weights, save_weights
+from kdcore.files import load_weights, make_folder, save_weights
 from kdcore.fingerprint import fingerprint_of
 from kdcore.history import History
 from kdcore.job import TEACHER_WEIGHTS, RunResult
 from kdcore.models.build import code_of
+from kdcore.outcome import OUTCOME
 from kdcore.pooling import scores_of
 from kdcore.tasks import Task
 from kdcore.teachers import TEACHER, title_of
 from kdcore.teaching import EnsembleConfig
 from kdcore.training import finished_before, signals_of, train_job
+
+OUTCOMES = "teachers"
+"""Folder of what teachers said that came trained."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +67,24 @@ def _loaded(context: RunContext, seed: int, name: str, model: nn.Module, weights
     if known is None:
         data = context.data.teachers[name]
         fingerprint = fingerprint_of(model, data.given)  # of it whole
-        scores = evaluate(context.to_ask(name, model), data.test, task)
+        # One that is spread over processes runs on none of them alone.
+        spread = context.experiment.model_teachers[name].shard
+        costs = None if spread else context.costs(title, model.to(context.device), data.test)
+        asked = context.to_ask(name, model)
+        scores = evaluate(asked, data.test, task)
+        file = make_folder(context.out / OUTCOMES) / f"{title}-{fingerprint[:8]}.safetensors"
+        outcome = context.keep_outcome(asked, file, data.test, None)
         section = TEACHER if context.experiment.teachers is None else f"teachers.{name}"
         ignored = context.experiment.model_teachers[name].train
         said = f" from {weights}{_said(task, scores, ': {}')}" + (
             f"; \\[{section}.train] is not used" if ignored else ""
         )
     else:
-        scores, fingerprint = known["scores"], known["teacher"]
+        scores, fingerprint, costs, outcome = known["scores"], known["teacher"], None, None
         said = f": {weights} is missing; its kept answers serve{_said(task, scores, ' ({})')}"
     context.console.print(f"[bold]{title}[/]{said}", soft_wrap=True)
-    result = _measured(title, seed, scores, weights.parent, task)
+    measured = _measured(title, seed, scores, weights.parent, task)
+    result = replace(measured, outcome=outcome, costs=costs, origin=str(weights))
     return _known(context, name, model, fingerprint, weights, result, absent=known is not None)
 
 
@@ -102,7 +113,9 @@ def _trained(context: RunContext, seed: int, name: str, model: nn.Module) -> Tea
             else:  # there is nothing to train it by: it is taken as it was built
                 untrained = evaluate(model, data.test, task)
             save_weights(job.folder / TEACHER_WEIGHTS, model.state_dict())
-            finished = job.finish(history, seconds, None, task.metrics, untrained)
+            context.keep_outcome(model, job.folder / OUTCOME, data.test, None)
+            costs = context.costs(title, model, data.train)
+            finished = job.finish(history, seconds, None, task.metrics, untrained, costs=costs)
             job.forget()
         else:
             load_weights(model, job.folder / TEACHER_WEIGHTS, title)

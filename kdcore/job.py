@@ -9,10 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from kdcore.costs import Costs
 from kdcore.errors import NonFiniteLossError, ResumeError
 from kdcore.files import locked, make_folder, read_json, write_json
 from kdcore.fingerprint import CONTINUED, ENVIRONMENT, difference, fingerprint_of_facts
 from kdcore.history import History, accuracy_of
+from kdcore.outcome import OUTCOME
 from kdcore.saving import check_origin
 from kdcore.tasks import Metric
 
@@ -25,6 +27,9 @@ METRICS = "metrics.jsonl"
 TEACHER_WEIGHTS = "teacher.safetensors"
 STUDENT_WEIGHTS = "student.safetensors"
 BEST_WEIGHTS = "best.safetensors"
+
+RANDOM = "random"
+"""Where weights began that were drawn anew."""
 
 STUDENT = "student"
 """Name of the row of the student alone."""
@@ -46,6 +51,9 @@ class RunResult:
         best_scores: of the weights after it, on the test samples; None without validation.
         folder: where its files are.
         metrics: what its scores are: name, unit and whether more is better.
+        outcome: the file of what its model said of the test samples; None where there is none.
+        costs: of its model where it is used; None where they were not measured.
+        origin: where its model's weights began.
         kept: whether it was finished before and not repeated.
     """
 
@@ -59,13 +67,18 @@ class RunResult:
     best_scores: Mapping[str, float] | None
     folder: str
     metrics: tuple[Metric, ...]
+    outcome: str | None = None
+    costs: Costs | None = None
+    origin: str = RANDOM
     kept: bool = False
 
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> Self:
         """Make it of what `dataclasses.asdict` and JSON made of it."""
         metrics = tuple(Metric(**metric) for metric in saved["metrics"])
-        return cls(**{**saved, "epochs": tuple(saved["epochs"]), "metrics": metrics})
+        costs = saved.get("costs") and Costs(**saved["costs"])
+        whole = {"epochs": tuple(saved["epochs"]), "metrics": metrics, "costs": costs}
+        return cls(**{**saved, **whole})
 
     @property
     def metric(self) -> Metric | None:
@@ -164,7 +177,7 @@ class Job:
         if saved.pop("weights", None) != self._weights():
             return None
         del saved["facts"]
-        moved = {"folder": str(self.folder), "kept": True}
+        moved = {"folder": str(self.folder), "outcome": self._outcome(), "kept": True}
         return RunResult.of({**saved, **moved})
 
     def why_not(self) -> str | None:
@@ -187,6 +200,9 @@ class Job:
         best_scores: Mapping[str, float] | None,
         metrics: tuple[Metric, ...],
         untrained: Mapping[str, float] | None = None,
+        *,
+        costs: Costs | None = None,
+        origin: str = RANDOM,
     ) -> RunResult:
         """Write its result, the last of its files: a run without it is not finished.
 
@@ -196,6 +212,8 @@ class Job:
             best_scores: of the best weights, on the test samples.
             metrics: what its scores are.
             untrained: scores of a model that was taken as it came, whose history is empty.
+            costs: of its model.
+            origin: where its weights began.
         """
         last = history.epochs[-1] if history.epochs else None
         result = RunResult(
@@ -209,11 +227,19 @@ class Job:
             best_scores,
             str(self.folder),
             metrics,
+            self._outcome(),
+            costs,
+            origin,
         )
         proof = {"key": self.key, "weights": self._weights(), "facts": dict(self.facts)}
         write_json(self.folder / RESULT, {**asdict(result), **proof})
         (self.folder / FAILURE).unlink(missing_ok=True)
         return result
+
+    def _outcome(self) -> str | None:
+        """Return the file of what its model said, where there is one."""
+        file = self.folder / OUTCOME
+        return str(file) if file.exists() else None
 
     def _weights(self) -> dict[str, str]:
         """Return the hash of each file of weights."""

@@ -19,6 +19,7 @@ from kdcore.fingerprint import fingerprint_of, source_of
 from kdcore.history import History
 from kdcore.job import BEST_WEIGHTS, CONFIG, STUDENT_WEIGHTS, Job, RunResult
 from kdcore.models.build import code_of
+from kdcore.outcome import OUTCOME
 from kdcore.resolved import resolve, resolve_stage
 from kdcore.teaching import AnyTeacherConfig, TeacherConfig
 from kdcore.training import finished_before, train_job
@@ -70,11 +71,13 @@ def run_student(
         history, seconds = _learn(context, student, job, stages, teachers)
         best_scores, task = None, context.task(context.experiment.train)
         save_weights(job.folder / STUDENT_WEIGHTS, student.state_dict())
+        context.keep_outcome(student, job.folder / OUTCOME, data.test, data.validation)
         if history.best_weights is not None:
             save_weights(job.folder / BEST_WEIGHTS, history.best_weights)
             student.load_state_dict(history.best_weights)
             best_scores = evaluate(student, data.test, task)
-        result = job.finish(history, seconds, best_scores, task.metrics)
+        costs = context.costs("student", student, data.student)
+        result = job.finish(history, seconds, best_scores, task.metrics, costs=costs)
         job.forget()
         return result
 

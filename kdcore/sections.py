@@ -57,6 +57,11 @@ class TaskConfig(Section):
     loss: Literal["squared", "absolute", "huber"] | None = Field(
         None, description="of each value of a regression; squared where not given"
     )
+    select: Literal["accuracy", "macro-f1"] | None = Field(
+        None,
+        description="of a classification: the score that chooses weights on the validation split "
+        "and heads reports; accuracy where not given",
+    )
     metric: str | None = Field(
         None,
         pattern=rf"^{CALLABLE}$",
@@ -73,6 +78,7 @@ class TaskConfig(Section):
     @model_validator(mode="after")
     def _settings_that_are_used(self) -> Self:
         self._refuse("kind = 'regression'", self.kind != "regression", "loss")
+        self._refuse("kind = 'classification'", self.kind != "classification", "select")
         named = ("metric", "metric_name", "higher_is_better")
         self._refuse("kind = 'none'", self.kind != "none", *named)
         self._refuse("metric", self.metric is None, *named[1:])

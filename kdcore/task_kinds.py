@@ -6,7 +6,7 @@ from kdcore.errors import ConfigError
 from kdcore.imports import imported
 from kdcore.positions import Segmentation, Sequences
 from kdcore.sections import TaskConfig, TrainConfig
-from kdcore.tasks import Classification, Task
+from kdcore.tasks import ACCURACY, MACRO_F1, Classification, Task
 from kdcore.values import MultiLabel, NoTask, Regression
 
 
@@ -30,7 +30,9 @@ def _no_task(config: TaskConfig, _: TrainConfig) -> NoTask:
 
 
 _KINDS: dict[str, Callable[[TaskConfig, TrainConfig], Task]] = {
-    "classification": lambda _, train: Classification(train.label_smoothing),
+    "classification": lambda config, train: Classification(
+        train.label_smoothing, MACRO_F1 if config.select == "macro-f1" else ACCURACY
+    ),
     "multi-label": lambda _, train: MultiLabel(),  # noqa: ARG005
     "regression": lambda config, _: Regression(config.loss or "squared"),
     "segmentation": lambda _, train: Segmentation(train.label_smoothing),

@@ -82,6 +82,7 @@ class Metric:
 
 
 ACCURACY = Metric("accuracy", "%")
+MACRO_F1 = Metric("macro-F1", "%")
 
 
 @dataclass(frozen=True)
@@ -255,15 +256,28 @@ class OfClasses(Task):
 
 
 class Classification(OfClasses):
-    """One class a sample: cross-entropy and accuracy.
+    """One class a sample: cross-entropy, accuracy and macro-F1.
+
+    Macro-F1 is the mean over classes of ``2 TP / (2 TP + FP + FN)``, over those that occur among
+    targets or predictions: rare classes count as much as others.
 
     Args:
         label_smoothing: share of each target that is spread over all classes, in ``[0, 1)``.
+        select: the score that chooses weights and heads reports: accuracy, or macro-F1.
     """
 
     kind = "classification"
-    metrics = (ACCURACY,)
+    metrics = (ACCURACY, MACRO_F1)
     targets = "whole numbers [samples]"
+
+    def __init__(self, label_smoothing: float = 0.0, select: Metric = ACCURACY) -> None:
+        super().__init__(label_smoothing)
+        assert select in type(self).metrics
+        self.metrics = tuple(sorted(type(self).metrics, key=lambda each: each != select))
+
+    def facts(self) -> dict[str, object]:
+        """Return kind, smoothing and what chooses weights."""
+        return {**super().facts(), "select": self.metrics[0].name}
 
     def fits(self, targets: Tensor) -> bool:
         """Return whether there is a whole number a sample."""
@@ -304,15 +318,26 @@ class Classification(OfClasses):
         return share * own + (1 - share) * self.loss(logits, mixed.targets)
 
     def tally(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Count the labelled samples, and those whose largest logit is their class's."""
+        """Count by class the samples that are of it, that are taken for it, and both."""
         self._check(logits, targets)
         labelled = targets != UNLABELLED
-        right = (logits.argmax(1) == targets) & labelled
-        return torch.stack([labelled.sum(), right.sum()]).double()
+        true, taken = targets[labelled], logits.argmax(1)[labelled]
+        counted = (true, taken, true[true == taken])
+        return (
+            torch.stack([torch.bincount(each, minlength=logits.shape[1]) for each in counted])
+            .double()
+            .flatten()
+        )
 
     def scores(self, tally: Tensor) -> dict[str, float]:
-        """Return the accuracy in per cent."""
-        return per_cent({ACCURACY.name: (tally[1], tally[0])})
+        """Return accuracy and macro-F1 in per cent."""
+        true, taken, right = tally.view(3, -1)
+        occurs = true + taken > 0
+        if not bool(occurs.any()):
+            return {}
+        f1 = (2 * right / (true + taken))[occurs].mean()
+        found = {ACCURACY.name: float(right.sum() / true.sum()), MACRO_F1.name: float(f1)}
+        return {each.name: 100 * found[each.name] for each in self.metrics}
 
     def _check(self, logits: Tensor, targets: Tensor) -> None:
         fits = logits.ndim == 2 and targets.shape == logits.shape[:1]

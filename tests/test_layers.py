@@ -70,14 +70,14 @@ LAYERS = (
     ("kdcore.parallel",),
     # data
     (
-        "kdcore.data.images",
+        "kdcore.data.geometry",
         "kdcore.data.folder",
         "kdcore.data.order",
         "kdcore.data.chance",
         "kdcore.data.randaugment",
     ),
+    ("kdcore.data.images", "kdcore.data.preprocess"),
     (
-        "kdcore.data.preprocess",
         "kdcore.data.pixels",
         "kdcore.data.split",
         "kdcore.data.files",
@@ -98,6 +98,8 @@ LAYERS = (
         "kdcore.evaluation",
         "kdcore.listening",
         "kdcore.readings",
+        "kdcore.outcome",
+        "kdcore.costs",
     ),
     ("kdcore.asking",),
     ("kdcore.cache",),

@@ -16,6 +16,7 @@ from kdcore.faculty import run_teacher, run_teachers
 from kdcore.fingerprint import digest_of, fingerprint_of
 from kdcore.job import BEST_WEIGHTS, CONFIG, METRICS, RESULT, STUDENT_WEIGHTS
 from kdcore.models.tutorial import LightNN
+from kdcore.outcome import Outcome
 from kdcore.run import run_student
 
 SMALL = (
@@ -180,9 +181,44 @@ def test_the_best_weights_are_chosen_on_the_validation_split_and_scored_on_the_t
     assert result.best_epoch is not None
     record = result.epochs[result.best_epoch - 1]
     scores = [r["validation"]["accuracy"] for r in result.epochs]
-    assert record["validation"] == {"accuracy": max(scores)}
+    assert record["validation"]["accuracy"] == max(scores)
     assert result.best_scores == record["scores"]
     assert (Path(result.folder) / BEST_WEIGHTS).is_file()
+
+
+def test_the_best_weights_are_those_of_the_score_that_was_selected(tmp_path: Path) -> None:
+    lr = "train.lr=0.02"  # at which scores rise and fall
+    overrides = ("data.validation=0.3", "train.epochs=6", lr)
+    for select, name in (("accuracy", "accuracy"), ("macro-f1", "macro-F1")):
+        config = _config(*overrides, f"task.select={select}")
+        result = run_student(_context(config, tmp_path), 42, "student", ALONE, {})
+        assert result.best_epoch is not None
+        scores = [record["validation"][name] for record in result.epochs]
+        assert scores[result.best_epoch - 1] == max(scores)
+        assert result.metric is not None
+        assert result.metric.name == name
+
+
+def test_a_run_keeps_what_its_student_said_of_the_test_and_validation_images(
+    tmp_path: Path,
+) -> None:
+    context = _context(_config("data.validation=0.3"), tmp_path)
+    result = run_student(context, 42, "student", ALONE, {})
+    assert result.outcome is not None
+    outcome = Outcome.load(Path(result.outcome))
+    assert outcome is not None
+    right = outcome.logits.argmax(1) == outcome.targets
+    assert 100 * float(right.double().mean()) == pytest.approx(result.accuracy)
+    assert context.data.validation is not None
+    assert outcome.validation_targets is not None
+    assert torch.equal(outcome.validation_targets, context.data.validation.targets)
+    assert result.costs is not None
+    student = context.new_student(42)
+    assert result.costs.parameters == sum(each.numel() for each in student.parameters())
+    again = run_student(
+        _context(_config("data.validation=0.3"), tmp_path), 42, "student", ALONE, {}
+    )
+    assert (again.kept, again.outcome, again.costs) == (True, result.outcome, result.costs)
 
 
 def test_validation_images_are_not_trained_on(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdcore.errors import DataError
-from kdcore.tasks import UNLABELLED, Classification, Counts, Mixed, no_targets
+from kdcore.tasks import MACRO_F1, UNLABELLED, Classification, Counts, Mixed, no_targets
 
 LOGITS = torch.tensor(
     [[2.0, -1.0, 0.5], [0.0, 0.0, 0.0], [-3.0, 4.0, 1.0], [1.0, 1.5, -2.0]], dtype=torch.float64
@@ -82,9 +82,43 @@ def test_accuracy_is_of_labelled_samples_alone() -> None:
         return task.scores(task.tally(LOGITS, torch.tensor(targets)))
 
     # Largest logits are of classes 0, 0 (the first of equals), 1 and 1.
-    assert accuracy(0, 2, 1, 1) == {"accuracy": 75.0}
-    assert accuracy(0, 2, UNLABELLED, 1) == {"accuracy": 100 * 2 / 3}
+    assert accuracy(0, 2, 1, 1)["accuracy"] == 75.0
+    assert accuracy(0, 2, UNLABELLED, 1)["accuracy"] == pytest.approx(100 * 2 / 3)
     assert accuracy(*[UNLABELLED] * 4) == {}
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_macro_f1_is_that_of_scikit_learn(missing: bool) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(200, 7, generator=generator)
+    targets = torch.randint(7, (200,), generator=generator)
+    logits[:, 5], targets[targets == 5] = -9.0, 4  # a class that nobody has and nobody is taken for
+    labelled = torch.rand(200, generator=generator) < (0.6 if missing else 1.0)
+    task = Classification()
+    tallied = task.tally(logits, targets.where(labelled, torch.tensor(UNLABELLED)))
+    expected = metrics.f1_score(targets[labelled], logits.argmax(1)[labelled], average="macro")
+    assert task.scores(tallied)["macro-F1"] == pytest.approx(100 * expected, rel=1e-12)
+    assert expected != pytest.approx(
+        metrics.f1_score(targets[labelled], logits.argmax(1)[labelled], average="micro"), rel=1e-3
+    )
+
+
+def test_what_is_tallied_of_parts_adds_up_to_the_tally_of_the_whole() -> None:
+    task, targets = Classification(), torch.tensor([0, 2, UNLABELLED, 1])
+    parts = task.tally(LOGITS[:1], targets[:1]) + task.tally(LOGITS[1:], targets[1:])
+    assert torch.equal(parts, task.tally(LOGITS, targets))
+
+
+def test_the_score_that_chooses_weights_comes_first() -> None:
+    tallied = Classification().tally(LOGITS, TARGETS)
+    for task, first in (
+        (Classification(), "accuracy"),
+        (Classification(0.0, MACRO_F1), "macro-F1"),
+    ):
+        assert task.metric is not None
+        assert next(iter(task.scores(tallied))) == task.metric.name == first
+    assert Classification().facts() != Classification(0.0, MACRO_F1).facts()
 
 
 def test_all_rows_are_what_methods_compare() -> None:

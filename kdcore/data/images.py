@@ -1,6 +1,6 @@
 """Decoded images by index, with their labels: what a data set is before a model sees it.
 
-Resizing to a model's input size happens here; normalising and batching do not.
+How a model's square comes of one is in `geometry`; normalising and batching are elsewhere.
 """
 
 import hashlib
@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
+from kdcore.data.geometry import Geometry
 from kdcore.tasks import labelled_samples
 
 THREADS = 4
@@ -52,12 +51,13 @@ class Images(ABC):
         """Return the sequence that these are taken from, and the index of each in it."""
         return self, torch.arange(len(self))
 
-    def fitted(self, indices: Tensor, size: int) -> Tensor:
-        """Return some images at one size, ``uint8 [indices, size, size, 3]``; see `fit`."""
+    def fitted(self, indices: Tensor, geometry: Geometry) -> Tensor:
+        """Return some images as squares, ``uint8 [indices, size, size, 3]``."""
+        size = geometry.size
         result = torch.empty((len(indices), size, size, 3), dtype=torch.uint8)
 
         def read(position: int) -> None:
-            image = fit(self.read(int(indices[position])), size)
+            image = geometry.fit(self.read(int(indices[position])))
             result[position] = image.permute(1, 2, 0)
 
         with ThreadPoolExecutor(THREADS) as pool:
@@ -81,9 +81,9 @@ class ArrayImages(Images):
         """Return one image; see `Images.read`."""
         return self.pixels[index]
 
-    def fitted(self, indices: Tensor, size: int) -> Tensor:
-        """Return some images at one size; see `Images.fitted`."""
-        parts = [fit(self.pixels[part], size) for part in torch.split(indices, CHUNK)]
+    def fitted(self, indices: Tensor, geometry: Geometry) -> Tensor:
+        """Return some images as squares; see `Images.fitted`."""
+        parts = [geometry.fit(self.pixels[part]) for part in torch.split(indices, CHUNK)]
         return torch.cat([part.permute(0, 2, 3, 1) for part in parts]).contiguous()
 
     @property
@@ -184,27 +184,3 @@ class ImageData:
     train: LabelledImages
     test: LabelledImages
     notes: tuple[str, ...] = ()
-
-
-def fit(image: Tensor, size: int) -> Tensor:
-    """Scale the shorter side of an image to a size and cut the middle square out of it.
-
-    Args:
-        image: ``uint8 [..., 3, height, width]``.
-        size: side of the result in pixels.
-
-    Returns:
-        ``uint8 [..., 3, size, size]``; bilinear, antialiased. What has the size is unchanged.
-    """
-    height, width = image.shape[-2:]
-    if height == width == size:
-        return image
-    scale = size / min(height, width)
-    resized = transforms.resize(
-        image,
-        [max(size, round(height * scale)), max(size, round(width * scale))],
-        interpolation=InterpolationMode.BILINEAR,
-        antialias=True,
-    )
-    square: Tensor = transforms.center_crop(resized, [size, size])
-    return square

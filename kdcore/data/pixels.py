@@ -6,6 +6,7 @@ How a model wants them is in `preprocess`; which of them a batch holds is in `so
 import torch
 from torch import Tensor
 
+from kdcore.data.geometry import Geometry
 from kdcore.data.images import Images
 
 CPU = torch.device("cpu")
@@ -15,16 +16,17 @@ BUDGET_BYTES = 4 * 2**30
 
 
 class Pixels:
-    """Some images at one size.
+    """Some images as squares of one kind.
 
     Args:
         images: the sequence that they are taken from.
-        size: side in pixels that they are brought to.
+        geometry: how they are brought to the square.
     """
 
-    def __init__(self, images: Images, size: int) -> None:
+    def __init__(self, images: Images, geometry: Geometry) -> None:
         self._images = images
-        self._size = size
+        self._geometry = geometry
+        self._size = geometry.size
         self._wanted = torch.zeros(len(images), dtype=torch.bool)
         self._kept: Tensor | None = None
         self._position = torch.empty(0)
@@ -43,7 +45,7 @@ class Pixels:
         """Decode all wanted images once, and keep them on a device."""
         if self._kept is None:
             rows = self._wanted.nonzero().flatten()
-            self._kept = self._images.fitted(rows, self._size).flatten(1).to(device)
+            self._kept = self._images.fitted(rows, self._geometry).flatten(1).to(device)
             self._position = torch.zeros(len(self._wanted), dtype=torch.int64)
             self._position[rows] = torch.arange(len(rows))
 
@@ -57,7 +59,7 @@ class Pixels:
             The images, on the device where they are kept.
         """
         if self._kept is None:
-            values = self._images.fitted(rows, self._size)
+            values = self._images.fitted(rows, self._geometry)
         else:
             places = self._position[rows].to(self._kept.device, non_blocking=True)
             values = self._kept.index_select(0, places)
@@ -80,18 +82,18 @@ class PixelPool:
         self.device = device
         self._budget = budget
         self._fits: bool | None = None
-        self._pixels: dict[tuple[int, int], tuple[Images, Pixels]] = {}
+        self._pixels: dict[tuple[int, Geometry], tuple[Images, Pixels]] = {}
 
-    def ask(self, images: Images, size: int) -> tuple[Pixels, Tensor]:
-        """Return where some images will be kept at one size, and the row of each.
+    def ask(self, images: Images, geometry: Geometry) -> tuple[Pixels, Tensor]:
+        """Return where some images will be kept as squares, and the row of each.
 
         Args:
             images: the images.
-            size: side in pixels.
+            geometry: how they are brought to the square.
         """
         base, rows = images.origin()
         # The sequence is held too, so that its identity is not given to another.
-        _, pixels = self._pixels.setdefault((id(base), size), (base, Pixels(base, size)))
+        _, pixels = self._pixels.setdefault((id(base), geometry), (base, Pixels(base, geometry)))
         pixels.want(rows)
         return pixels, rows
 

@@ -1,6 +1,6 @@
-"""How one model wants its images: the size they are brought to and how they are normalised.
+"""How one model wants its images: the square they are brought to and how it is normalised.
 
-Resizing is `images.fit`; where decoded images are kept is in `pixels`.
+Scaling and cutting is in `geometry`; where decoded images are kept is in `pixels`.
 """
 
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ from functools import cache
 
 import torch
 from torch import Tensor
+
+from kdcore.data.geometry import Geometry, Interpolation
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,22 @@ class Preprocess:
         size: side of the square in pixels.
         mean: subtracted from each channel, of values from 0 to 1.
         std: each channel is divided by it afterwards.
+        resize: see `Geometry`, as what follows.
+        interpolation: the like.
+        squash: the like.
     """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    resize: int | None = None
+    interpolation: Interpolation = "bilinear"
+    squash: bool = False
+
+    @property
+    def geometry(self) -> Geometry:
+        """How the square comes about."""
+        return Geometry(self.size, self.resize, self.interpolation, self.squash)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Turn ``uint8 [batch, 3, size, size]`` into what the model is given, ``float32``."""

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from kdcore.data.augment import Augment
-from kdcore.data.images import LabelledImages, fit
+from kdcore.data.geometry import Geometry
+from kdcore.data.images import LabelledImages
 from kdcore.data.pixels import PixelPool
 from kdcore.data.preprocess import Preprocess
 from kdcore.errors import DataError
@@ -180,13 +181,13 @@ class ImageSource(Source):
         self._teachers: Mapping[str, Preprocess] = {}
         self._common: Preprocess | None = None
         self._serve(given)
-        sizes = {student.size, *(each.size for each in given.values())}
+        squares = {student.geometry, *(each.geometry for each in given.values())}
         # Views are of the largest images, so that all models see one crop and one flip.
-        self.view_size = max(sizes)
+        self.view_size = max(each.size for each in squares)
         if self.augment:
             self.view_size = self.augment.settings.image_size or self.view_size
-        decoded = {self.view_size} if self.augment else sizes
-        self._pixels = {size: self.pool.ask(data.images, size) for size in decoded}
+        decoded = {Geometry(self.view_size)} if self.augment else squares
+        self._pixels = {each: self.pool.ask(data.images, each) for each in decoded}
         if pool is None:
             self.pool.keep()
 
@@ -228,37 +229,37 @@ class ImageSource(Source):
     def batch(self, indices: Tensor, view: int = 0, *, teacher: bool = True) -> Batch:
         """Gather, augment and normalise images."""
         student, mixed = self._student, None
-        sizes = {student.size}
+        squares = {student.geometry}
         if teacher:
-            sizes |= {each.size for each in (self._common, *self._teachers.values()) if each}
+            squares |= {each.geometry for each in (self._common, *self._teachers.values()) if each}
         if self.augment is None:
-            pixels = {size: self._gather(size, indices) for size in sizes}
+            pixels = {each: self._gather(each, indices) for each in squares}
         else:
-            size = self.view_size
-            seen = self.augment.augment(self._gather(size, indices), indices, view)
-            if mix := self.augment.partners(indices, view, self.targets, size):
-                theirs = self._gather(size, mix.partners)
+            whole = Geometry(self.view_size)
+            seen = self.augment.augment(self._gather(whole, indices), indices, view)
+            if mix := self.augment.partners(indices, view, self.targets, whole.size):
+                theirs = self._gather(whole, mix.partners)
                 seen = mix.pixels(seen, self.augment.augment(theirs, mix.partners, view))
                 mixed = Mixed(self.targets[mix.partners], mix.share).to(seen.device)
-            pixels = {each: fit(seen, each) for each in sizes}
-        inputs = student.normalise(pixels[student.size])
+            pixels = {each: each.fit(seen) for each in squares}
+        inputs = student.normalise(pixels[student.geometry])
         given = self._given(inputs, pixels) if teacher else None
         targets = self.targets[indices].to(inputs.device, non_blocking=True)
         here = indices.to(inputs.device, non_blocking=True)
         return Batch(inputs, given, targets, here, view, mixed, indices)
 
-    def _given(self, inputs: Tensor, pixels: Mapping[int, Tensor]) -> Tensor | TeacherInputs:
+    def _given(self, inputs: Tensor, pixels: Mapping[Geometry, Tensor]) -> Tensor | TeacherInputs:
         """Return what teachers are given: one tensor for all that want the same."""
         made = {self._student: inputs}
         for each in (self._common, *self._teachers.values()):
             if each and each not in made:
-                made[each] = each.normalise(pixels[each.size])
+                made[each] = each.normalise(pixels[each.geometry])
         if self._common:
             return made[self._common]
         return TeacherInputs({name: made[each] for name, each in self._teachers.items()})
 
-    def _gather(self, size: int, indices: Tensor) -> Tensor:
-        pixels, rows = self._pixels[size]
+    def _gather(self, square: Geometry, indices: Tensor) -> Tensor:
+        pixels, rows = self._pixels[square]
         return pixels.gather(rows[indices])
 
 

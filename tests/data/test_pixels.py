@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdcore.data.geometry import Geometry
 from kdcore.data.images import ArrayImages, Images, Subset
 from kdcore.data.pixels import PixelPool
 
@@ -44,10 +45,10 @@ def test_images_are_the_same_whether_they_are_kept_or_decoded_each_time(
     images: Images, budget: int
 ) -> None:
     pool = PixelPool(CPU, budget)
-    pixels, rows = pool.ask(images, 8)
+    pixels, rows = pool.ask(images, Geometry(8))
     assert pool.in_memory == (budget > 0)
     pool.keep()
-    exact, _ = PixelPool(CPU, 10**9).ask(images, 8)
+    exact, _ = PixelPool(CPU, 10**9).ask(images, Geometry(8))
     for _ in range(2):
         seen = pixels.gather(rows[[4, 1]])
         assert seen.shape == (2, 3, 8, 8)
@@ -59,8 +60,8 @@ def test_images_are_the_same_whether_they_are_kept_or_decoded_each_time(
 def test_what_several_sources_want_is_decoded_once() -> None:
     images = Counting(9, 9, 9, 9)
     pool = PixelPool()
-    first, rows = pool.ask(Subset(images, [2, 0]), 8)
-    again, nested = pool.ask(Subset(Subset(images, [3, 2]), [1]), 8)
+    first, rows = pool.ask(Subset(images, [2, 0]), Geometry(8))
+    again, nested = pool.ask(Subset(Subset(images, [3, 2]), [1]), Geometry(8))
     pool.keep()
     assert torch.equal(first.gather(rows[:1]), again.gather(nested))
     assert images.reads == [1, 0, 1, 0]  # what nobody wants is not decoded
@@ -69,7 +70,7 @@ def test_what_several_sources_want_is_decoded_once() -> None:
 def test_what_is_not_kept_is_decoded_each_time() -> None:  # the control
     images = Counting(9, 9)
     pool = PixelPool(budget=0)
-    pixels, rows = pool.ask(images, 8)
+    pixels, rows = pool.ask(images, Geometry(8))
     pool.keep()
     for _ in range(3):
         pixels.gather(rows)
@@ -78,16 +79,16 @@ def test_what_is_not_kept_is_decoded_each_time() -> None:  # the control
 
 def test_the_bytes_of_all_sizes_and_sequences_count_against_one_budget() -> None:
     pool = PixelPool(CPU, budget=3 * 3 * 8 * 8)
-    pool.ask(_array(2), 8)
+    pool.ask(_array(2), Geometry(8))
     assert pool.nbytes == 2 * 3 * 8 * 8
     assert pool.in_memory
-    pool.ask(_array(2), 8)
+    pool.ask(_array(2), Geometry(8))
     assert not pool.in_memory
 
 
 def test_images_lie_channels_last_which_convolutions_are_faster_on() -> None:
     pool = PixelPool()
-    pixels, rows = pool.ask(_array(), 8)
+    pixels, rows = pool.ask(_array(), Geometry(8))
     pool.keep()
     assert pixels.gather(rows).is_contiguous(memory_format=torch.channels_last)
 
@@ -96,10 +97,10 @@ def test_what_was_decided_stays_whatever_memory_is_free_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pool = PixelPool()
-    pool.ask(_array(), 8)
+    pool.ask(_array(), Geometry(8))
     pool.keep()
     monkeypatch.setattr("kdcore.data.pixels._room", lambda _: 0)
     assert pool.in_memory
     late = PixelPool()  # the control
-    late.ask(_array(), 8)
+    late.ask(_array(), Geometry(8))
     assert not late.in_memory

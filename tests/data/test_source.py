@@ -5,7 +5,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from kdcore.data.augment import Augment
-from kdcore.data.images import ArrayImages, LabelledImages, fit
+from kdcore.data.geometry import Geometry
+from kdcore.data.images import ArrayImages, LabelledImages
 from kdcore.data.preprocess import Preprocess
 from kdcore.data.source import Batch, DatasetSource, ImageSource, gathered
 from kdcore.errors import DataError
@@ -75,7 +76,7 @@ def test_both_models_see_one_view_at_their_own_size() -> None:
         big, little = batch.inputs, batch.teacher_inputs
         if student == small:
             big, little = little, big
-        shrunk = fit((big * 255).round().to(torch.uint8), 4)
+        shrunk = Geometry(4).fit((big * 255).round().to(torch.uint8))
         assert torch.allclose(little, shrunk / 255, atol=1e-6)
 
 
