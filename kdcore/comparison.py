@@ -37,7 +37,7 @@ class Row:
     Attributes:
         name: of its runs, see `RunResult`.
         score: on the test samples, of the last weights; None where the task has none.
-        others: the task's further scores, by name.
+        others: the task's further scores, by name; None where there is none.
         difference: to the student alone, paired by seed; None in its own row.
         loss: mean total loss of the last epoch; None of a teacher that came trained.
         seconds: a run.
@@ -46,7 +46,7 @@ class Row:
 
     name: str
     score: Summary | None
-    others: Mapping[str, Summary]
+    others: Mapping[str, Summary | None]
     difference: Summary | None
     loss: Summary | None
     seconds: Summary
@@ -258,7 +258,7 @@ def _row(name: str, runs: Sequence[RunResult], alone: dict[int, RunResult]) -> R
     return Row(
         name,
         _over(_score(run.scores, metric) for run in runs),
-        {each.name: summarise([run.scores[each.name] for run in runs]) for each in others},
+        {each.name: _over(run.scores.get(each.name) for run in runs) for each in others},
         _over(own - base for own, base in pairs if own is not None and base is not None),
         _over(run.loss for run in runs),
         summarise([run.seconds for run in runs]),

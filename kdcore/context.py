@@ -3,8 +3,9 @@
 The runs themselves are in `run`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,14 +22,14 @@ from kdcore.data.prepared import PreparedData, prepare_data
 from kdcore.data.source import Source
 from kdcore.devices import find_device
 from kdcore.distiller import Distiller
-from kdcore.errors import ModelError
+from kdcore.errors import ModelError, NoLogitsError, StrategyError
 from kdcore.execution import Execution, in_best_layout
 from kdcore.experiment import Experiment, StageConfig, StrategyConfig
 from kdcore.files import make_folder
 from kdcore.fingerprint import ENVIRONMENT, digest_of, machine_facts, source_of
 from kdcore.interruption import Interruption
-from kdcore.job import CHECKPOINTS, Job
-from kdcore.models.build import build_model, code_of
+from kdcore.job import CHECKPOINTS, STUDENT, Job
+from kdcore.models.build import Built, build, code_of
 from kdcore.outcome import outcome_of
 from kdcore.parallel import check_alike, check_several
 from kdcore.processes import here
@@ -106,6 +107,7 @@ class RunContext:
         self.cache = SignalCache(experiment.cache, self.note, shared=apart)
         self._starts: dict[int, str] = {}
         self._costs: dict[str, Costs] = {}
+        self._models: dict[str, Built] = {}
 
     def note(self, text: str) -> None:
         """Print a line about the training that runs."""
@@ -118,7 +120,7 @@ class RunContext:
     def new_student(self, seed: int) -> nn.Module:
         """Build the student with the initial weights of a seed, the same for every run."""
         torch.manual_seed(seed)
-        student = self._built(self.experiment.student, self.data.student_given, "student")
+        student = self._built(self.experiment.student, self.data.student_given, STUDENT)
         start = digest_of(student.state_dict())
         if self._starts.setdefault(seed, start) != start:
             raise ModelError(
@@ -142,9 +144,14 @@ class RunContext:
         torch.manual_seed(seed if name == TEACHER else derive_seed(seed, title_of(name)))
         config = self.experiment.model_teachers[name]
         if self.kept_answers[name] is not None:
-            config = config.model_copy(update={"weights": None})
+            bare = dict.fromkeys(("weights", "classes", "class_map", "fit"))
+            config = config.model_copy(update=bare)
         given = self.data.teachers[name].given
         return in_best_layout(self._built(config, given, title_of(name)))
+
+    def built(self, title: str) -> Built:
+        """Return how a model that was built came about: ``"student"``, or a teacher by title."""
+        return self._models[title]
 
     def new_teachers(self, seed: int) -> dict[str, nn.Module]:
         """Build every teacher that is a model of its own, ready to be asked."""
@@ -164,7 +171,10 @@ class RunContext:
     def _built(self, config: ModelConfig, given: Any, where: str) -> nn.Module:
         task = self.task(self.experiment.train)
         outputs = self.data.outputs if task.learns or self.data.classes else None
-        return build_model(config, outputs, given, where, task)
+        built = build(config, outputs, given, where, task, self.data.classes)
+        # A model may be large: what is kept of it here is what is said of it.
+        self._models[where] = replace(built, model=nn.Module())
+        return built.model
 
     @cached_property
     def kept_answers(self) -> Mapping[str, Mapping[str, Any] | None]:
@@ -197,22 +207,41 @@ class RunContext:
             for name, each in self.teachers_of(stage.strategies).items()
         }
         sample = self.data.student.batch(torch.arange(min(2, len(self.data.student))))
-        return Distiller(
-            teachers,
-            student,
-            stage.strategies,
-            task_weight=stage.task_weight,
-            sample_input=sample.inputs,
-            teacher_sample_input=sample.teacher_inputs,
-            setup=Setup(class_count=self.data.outputs, targets=self.data.student.targets),
-            task=self.task(train),
-            seed=seed,
-            device=self.device,
-            catalog=self.catalog,
-            wrappers=self.wrappers,
-            execution=self.execution(train),
-            trainable=stage.trainable,
-        )
+        with self._other_classes_explained(teachers):
+            return Distiller(
+                teachers,
+                student,
+                stage.strategies,
+                task_weight=stage.task_weight,
+                sample_input=sample.inputs,
+                teacher_sample_input=sample.teacher_inputs,
+                setup=Setup(class_count=self.data.outputs, targets=self.data.student.targets),
+                task=self.task(train),
+                seed=seed,
+                device=self.device,
+                catalog=self.catalog,
+                wrappers=self.wrappers,
+                execution=self.execution(train),
+                trainable=stage.trainable,
+            )
+
+    @contextmanager
+    def _other_classes_explained(self, teachers: Collection[str]) -> Iterator[None]:
+        """Say what to do where a strategy asks for the logits of a teacher of other classes."""
+        try:
+            yield
+        except StrategyError as error:
+            titles = [title_of(name) for name in teachers]
+            strange = [each for each in titles if each in self._models]
+            strange = [each for each in strange if self._models[each].head == "other"]
+            if not strange or not isinstance(error.__cause__, NoLogitsError):
+                raise
+            has = self._models[strange[0]].classes or "no"
+            raise StrategyError(
+                f"{error}: the head of {strange[0]} has {has} classes of its own, the data has "
+                f"{self.data.outputs}; fit it first ([teacher.fit] mode = 'head'), say which are "
+                "the data's (teacher.class_map), or use methods that compare features alone"
+            ) from error
 
     def keep_outcome(
         self, model: nn.Module, file: Path, test: Source, validation: Source | None
@@ -247,13 +276,14 @@ class RunContext:
         few = torch.arange(min(TRIED_SAMPLES, len(self.data.student)))
         batch = self.data.student.batch(few).to(self.device)
         distiller.train()
-        distiller(
-            batch.inputs,
-            batch.targets,
-            indices=batch.indices,
-            teacher_inputs=batch.teacher_inputs,
-            mixed=batch.mixed,
-        )
+        with self._other_classes_explained(distiller.teachers):
+            distiller(
+                batch.inputs,
+                batch.targets,
+                indices=batch.indices,
+                teacher_inputs=batch.teacher_inputs,
+                mixed=batch.mixed,
+            )
 
     def execution(self, config: TrainConfig) -> Execution:
         """Return how models' layers are computed in a training."""

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from kdcore.errors import StrategyError, unknown
+from kdcore.errors import NoLogitsError, StrategyError, unknown
 from kdcore.processes import Processes, here
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class ByRole(Mapping[str, T], Generic[T]):
     def logits(self) -> T:
         """The model's predictions before softmax, ``[rows, classes]``."""
         if self._logits is None:
-            raise StrategyError(
+            raise NoLogitsError(
                 "this model's output holds no logits (a tensor, a tuple that begins with one, "
                 "or an object with .logits)"
             )

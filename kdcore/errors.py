@@ -58,6 +58,10 @@ class StrategyError(RunError):
     """A strategy breaks the contract of `kdcore.hookspecs`, or raised an exception."""
 
 
+class NoLogitsError(StrategyError):
+    """A strategy asks for the logits of a model that has none."""
+
+
 class NonFiniteLossError(RunError):
     """A loss became infinite or not a number; nothing was saved after it did.
 

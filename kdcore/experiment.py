@@ -15,6 +15,7 @@ from kdcore.sections import (
     CacheConfig,
     CheckpointConfig,
     DataConfig,
+    ExportConfig,
     ModelConfig,
     ProcessesConfig,
     Section,
@@ -141,6 +142,7 @@ class Experiment(Section):
     cache: CacheConfig = CacheConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     processes: ProcessesConfig = ProcessesConfig()
+    export: ExportConfig | None = None
 
     @property
     def teachers_by_name(self) -> dict[str, AnyTeacherConfig]:
@@ -162,8 +164,9 @@ class Experiment(Section):
 
     def teacher_train(self, name: str = TEACHER) -> TrainConfig:
         """Return the training of a teacher: ``[train]`` with what its own section changes."""
-        own = self.model_teachers[name].train
-        return TrainConfig.model_validate({**self.train.model_dump(), **own})
+        teacher = self.model_teachers[name]
+        fit = teacher.fit.model_dump(include={"epochs", "lr"}) if teacher.fit else {}
+        return TrainConfig.model_validate({**self.train.model_dump(), **teacher.train, **fit})
 
     def stage_train(self, stage: StageConfig) -> TrainConfig:
         """Return the training of a stage: ``[train]`` with what the stage changes."""
@@ -224,8 +227,8 @@ class Experiment(Section):
             raise ValueError(f"augment would be ignored: {data.name} brings samples as they are")
         models = {title_of(name): each for name, each in self.model_teachers.items()}
         for where, model in {**models, "student": self.student}.items() if data.named else ():
-            for key in ("image_size", "mean", "std"):
-                if getattr(model, key) != ModelConfig.model_fields[key].default:
+            for key in ("image_size", "resize", "interpolation", "squash", "mean", "std"):
+                if getattr(model, key) is not None:
                     raise ValueError(
                         f"{where}.{key} would be ignored: {data.name} brings what models take"
                     )
@@ -331,3 +334,23 @@ class ComparisonConfig(Experiment):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds has a seed twice")
         return self
+
+    @model_validator(mode="after")
+    def _one_to_ship(self) -> Self:
+        if self.export is None or self.chosen_by_validation or len(self.candidates) == 1:
+            return self
+        if not self.data.validation:
+            raise ValueError(
+                f"export: {len(self.candidates)} candidates, and nothing to choose one on, which "
+                "the test split is not for: hold out some images, as data.validation = 0.2"
+            )
+        raise ValueError(
+            f"export: {len(self.candidates)} candidates, and no score to choose one by: the task "
+            "has none (task.metric); compare one candidate, or kdcore export one of the runs"
+        )
+
+    @property
+    def chosen_by_validation(self) -> bool:
+        """Whether there is a score on images held out to choose a student by."""
+        scored = self.task.kind != "none" or self.task.metric is not None
+        return bool(self.data.validation) and scored

@@ -6,20 +6,27 @@ What they say ahead of training is kept from here, too. Students are in `run`.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from kdcore.asking import Identity
+from kdcore.automatic import find
 from kdcore.context import RunContext
+from kdcore.devices import device_of
 from kdcore.distiller import Distiller
+from kdcore.errors import ModelError, TapError
 from kdcore.evaluation import evaluate
 from kdcore.files import load_weights, make_folder, save_weights
 from kdcore.fingerprint import fingerprint_of
 from kdcore.history import History
 from kdcore.job import TEACHER_WEIGHTS, RunResult
 from kdcore.models.build import code_of
+from kdcore.nested import to_device
 from kdcore.outcome import OUTCOME
 from kdcore.pooling import scores_of
+from kdcore.probe import trace
 from kdcore.tasks import Task
 from kdcore.teachers import TEACHER, title_of
 from kdcore.teaching import EnsembleConfig
@@ -36,13 +43,13 @@ class Teacher:
     Attributes:
         model: the model with its weights.
         identity: who it is, and whether its weights are missing but what it said is kept.
-        weights: the file that they are in.
+        weights: the file that they are in; None where they come with a library.
         result: how it came about.
     """
 
     model: nn.Module
     identity: Identity
-    weights: Path
+    weights: Path | None
     result: RunResult
 
 
@@ -53,16 +60,19 @@ def run_teachers(context: RunContext, seed: int) -> dict[str, Teacher]:
 
 def run_teacher(context: RunContext, seed: int, name: str = TEACHER) -> Teacher:
     """Load a teacher of the experiment, take the one trained before, or train it."""
-    weights = context.experiment.model_teachers[name].weights
+    config = context.experiment.model_teachers[name]
     model = context.new_teacher(seed, name)
-    if weights is None:
+    if not config.comes_trained or config.fit:
         return _trained(context, seed, name, model.to(context.device))
-    return _loaded(context, seed, name, model, weights)
+    return _loaded(context, seed, name, model)
 
 
-def _loaded(context: RunContext, seed: int, name: str, model: nn.Module, weights: Path) -> Teacher:
+def _loaded(context: RunContext, seed: int, name: str, model: nn.Module) -> Teacher:
     """Measure a teacher that came trained; where its file is missing, it was measured before."""
     title, known = title_of(name), context.kept_answers[name]
+    weights = context.experiment.model_teachers[name].weights
+    origin = str(weights) if weights else context.built(title).origin
+    other = context.built(title).head == "other"
     task = context.task(context.experiment.train)
     if known is None:
         data = context.data.teachers[name]
@@ -71,20 +81,22 @@ def _loaded(context: RunContext, seed: int, name: str, model: nn.Module, weights
         spread = context.experiment.model_teachers[name].shard
         costs = None if spread else context.costs(title, model.to(context.device), data.test)
         asked = context.to_ask(name, model)
-        scores = evaluate(asked, data.test, task)
+        scores = {} if other else evaluate(asked, data.test, task)
         file = make_folder(context.out / OUTCOMES) / f"{title}-{fingerprint[:8]}.safetensors"
-        outcome = context.keep_outcome(asked, file, data.test, None)
+        outcome = None if other else context.keep_outcome(asked, file, data.test, None)
         section = TEACHER if context.experiment.teachers is None else f"teachers.{name}"
         ignored = context.experiment.model_teachers[name].train
-        said = f" from {weights}{_said(task, scores, ': {}')}" + (
-            f"; \\[{section}.train] is not used" if ignored else ""
-        )
+        said = f", {origin}" if weights is None else f" from {weights}"
+        if other:
+            said += ": its classes are others; it serves methods that compare features alone"
+        said += _said(task, scores, ": {}") if scores else ""
+        said += f"; \\[{section}.train] is not used" if ignored else ""
     else:
         scores, fingerprint, costs, outcome = known["scores"], known["teacher"], None, None
         said = f": {weights} is missing; its kept answers serve{_said(task, scores, ' ({})')}"
     context.console.print(f"[bold]{title}[/]{said}", soft_wrap=True)
-    measured = _measured(title, seed, scores, weights.parent, task)
-    result = replace(measured, outcome=outcome, costs=costs, origin=str(weights))
+    measured = _measured(title, seed, scores, weights.parent if weights else context.out, task)
+    result = replace(measured, outcome=outcome, costs=costs, origin=origin)
     return _known(context, name, model, fingerprint, weights, result, absent=known is not None)
 
 
@@ -92,12 +104,16 @@ def _trained(context: RunContext, seed: int, name: str, model: nn.Module) -> Tea
     """Train a teacher, or take the one that was trained before."""
     experiment, data, title = context.experiment, context.data.teachers[name], title_of(name)
     config, given = experiment.teacher_train(name), data.given
-    facts = {
+    facts: dict[str, object] = {
         "start": fingerprint_of(model, given),
         "code": code_of(experiment.model_teachers[name].model),
         "train": config.model_dump(mode="json"),
         "views_of": data.view_size if experiment.augment.active else None,
     }
+    fit = experiment.model_teachers[name].fit
+    trainable = (_head_of(model, given, title),) if fit and fit.mode == "head" else ()
+    if fit:
+        facts |= {"fit": fit.mode, "trained": list(trainable)}
     job = context.job(title, seed, facts, teacher=name)
     with job.alone(context.note):
         finished = finished_before(context, job)
@@ -106,7 +122,12 @@ def _trained(context: RunContext, seed: int, name: str, model: nn.Module) -> Tea
             history, seconds, untrained = History(), 0.0, None
             if task.learns:
                 with Distiller(
-                    None, model, task=task, device=context.device, execution=how
+                    None,
+                    model,
+                    task=task,
+                    device=context.device,
+                    execution=how,
+                    trainable=trainable,
                 ) as distiller:
                     trained = train_job(context, distiller, config, job, data.train, data.test)
                     history, seconds = trained
@@ -115,7 +136,15 @@ def _trained(context: RunContext, seed: int, name: str, model: nn.Module) -> Tea
             save_weights(job.folder / TEACHER_WEIGHTS, model.state_dict())
             context.keep_outcome(model, job.folder / OUTCOME, data.test, None)
             costs = context.costs(title, model, data.train)
-            finished = job.finish(history, seconds, None, task.metrics, untrained, costs=costs)
+            finished = job.finish(
+                history,
+                seconds,
+                None,
+                task.metrics,
+                untrained,
+                costs=costs,
+                origin=context.built(title).origin,
+            )
             job.forget()
         else:
             load_weights(model, job.folder / TEACHER_WEIGHTS, title)
@@ -123,19 +152,32 @@ def _trained(context: RunContext, seed: int, name: str, model: nn.Module) -> Tea
     return _known(context, name, context.to_ask(name, model), fingerprint, file, finished)
 
 
+def _head_of(model: nn.Module, given: Any, title: str) -> str:
+    """Return the name of a teacher's head, which alone is fitted."""
+    sample = torch.zeros(2, 3, given, given) if isinstance(given, int) else given
+    try:
+        (head,) = find("embedding", trace(model, to_device(sample, device_of(model)), title))
+    except TapError as error:
+        raise ModelError(
+            f"{title}: which of its modules is its head cannot be told; fit all of it "
+            f"(teacher.fit.mode = 'full'): {error}"
+        ) from error
+    return head.module
+
+
 def _known(
     context: RunContext,
     name: str,
     model: nn.Module,
     fingerprint: str,
-    weights: Path,
+    weights: Path | None,
     result: RunResult,
     *,
     absent: bool = False,
 ) -> Teacher:
     """Say who a teacher is, and by what else its answers shall be found again."""
     labels = {
-        "weights": str(weights),
+        "weights": str(weights or result.origin),
         "scores": dict(result.scores),
         "measured_on": context.data.teachers[name].fingerprint,
         "model": context.experiment.model_teachers[name].model,

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from kdcore.errors import ModelError, UserError, unknown
 from kdcore.processes import here
 
+HEADER = 8
+"""Bytes at the beginning of a safetensors file, which say how long its description is."""
+
 ASK_AGAIN = 10.0
 """Seconds between two tries of one of several processes to get a lock."""
 
@@ -111,10 +114,31 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write a state dict as safetensors; tensors that share memory are written each."""
+def save_weights(
+    path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a state dict as safetensors; tensors that share memory are written each.
+
+    Args:
+        path: of the file.
+        weights: by name.
+        metadata: what the file shall hold beside them.
+    """
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-    write_bytes(path, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    write_bytes(path, packed(tensors, {"format": "pt", **(metadata or {})}))
+
+
+def packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return a safetensors file of some tensors and metadata, the same bytes for the same content.
+
+    The library writes several metadata in an order that differs each time.
+    """
+    plain = safetensors.torch.save(dict(tensors))
+    length = int.from_bytes(plain[:HEADER], "little")
+    header = {"__metadata__": dict(metadata), **json.loads(plain[HEADER : HEADER + length])}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % HEADER)  # tensors begin at a multiple of eight
+    return len(text).to_bytes(HEADER, "little") + text + plain[HEADER + length :]
 
 
 def load_weights(model: nn.Module, path: Path, where: str) -> None:

@@ -14,6 +14,7 @@ from kdcore.errors import NonFiniteLossError, ResumeError
 from kdcore.files import locked, make_folder, read_json, write_json
 from kdcore.fingerprint import CONTINUED, ENVIRONMENT, difference, fingerprint_of_facts
 from kdcore.history import History, accuracy_of
+from kdcore.models.build import RANDOM
 from kdcore.outcome import OUTCOME
 from kdcore.saving import check_origin
 from kdcore.tasks import Metric
@@ -27,9 +28,6 @@ METRICS = "metrics.jsonl"
 TEACHER_WEIGHTS = "teacher.safetensors"
 STUDENT_WEIGHTS = "student.safetensors"
 BEST_WEIGHTS = "best.safetensors"
-
-RANDOM = "random"
-"""Where weights began that were drawn anew."""
 
 STUDENT = "student"
 """Name of the row of the student alone."""

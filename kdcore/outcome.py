@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 from kdcore.data.geometry import Geometry
 from kdcore.data.source import ImageSource, Source
 from kdcore.devices import device_of
-from kdcore.files import write_bytes
+from kdcore.files import packed, write_bytes
 from kdcore.probe import evaluating
 from kdcore.taps import logits_of, run_model
 from kdcore.tasks import UNLABELLED, Classification, Task
@@ -65,7 +64,7 @@ class Outcome:
     def save(self, path: Path) -> None:
         """Write it as one file."""
         metadata = {"names": json.dumps(self.names), "classes": json.dumps(self.classes)}
-        write_bytes(path, safetensors.torch.save(dict(self._tensors()), metadata=metadata))
+        write_bytes(path, packed(dict(self._tensors()), metadata))
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         for name, value in vars(self).items():

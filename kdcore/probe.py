@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kdcore.errors import TapError
 from kdcore.nested import tensors_in
-from kdcore.taps import TapAddress, TapRecorder, logits_of, run_model, tensor_of
+from kdcore.taps import OtherClasses, TapAddress, TapRecorder, logits_of, run_model, tensor_of
 
 PROBE_SAMPLES = 2
 
@@ -90,6 +90,8 @@ def trace(model: nn.Module, inputs: Any, where: str) -> Trace:
     names = [call.name for call in calls]
     repeated = tuple(dict.fromkeys(name for name in names if names.count(name) > 1))
     once = tuple(call for call in calls if call.name not in repeated)
+    if isinstance(output, OtherClasses):  # where a model's head is does not depend on its classes
+        output = output.output
     return Trace(where, once, repeated, tensors_in(inputs), logits_of(output))
 
 

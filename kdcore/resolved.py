@@ -1,6 +1,7 @@
 """One run's experiment with everything that was decided for it written out, to run it again."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def resolve(
     stages: Sequence[StageConfig],
     seed: int,
     taught_by: Collection[str],
-    weights: Mapping[str, Path],
+    weights: Mapping[str, Path | None],
 ) -> RunConfig:
     """Return the experiment of one run: weights, taps, image sizes and the teachers' files.
 
@@ -34,7 +35,7 @@ def resolve(
         weights: the files of its teachers, by name.
     """
     teachers = {
-        name: _decided(each, _size(data.teachers[name].preprocess), weights.get(name))
+        name: _taught(each, data.teachers[name].preprocess, weights.get(name))
         if isinstance(each, TeacherConfig)
         else each
         for name, each in experiment.teachers_by_name.items()
@@ -43,7 +44,7 @@ def resolve(
     augment = experiment.augment
     if augment.active:  # of whose views a teacher that is left out may have set the size
         augment = augment.model_copy(update={"image_size": data.view_size})
-    student = experiment.student.model_copy(update={"image_size": _size(data.student_preprocess)})
+    student = experiment.student.model_copy(update=_decided(data.student_preprocess))
     given = {key: getattr(experiment, key) for key in Experiment.model_fields}
     decided = {
         "student": student,
@@ -60,8 +61,24 @@ def resolve(
     return RunConfig(**{**given, **decided, **one})
 
 
-def _decided(teacher: TeacherConfig, size: int | None, weights: Path | None) -> TeacherConfig:
-    return teacher.model_copy(update={"image_size": size, "weights": weights or teacher.weights})
+def _taught(
+    teacher: TeacherConfig, preprocess: Preprocess | None, weights: Path | None
+) -> TeacherConfig:
+    """Return a teacher with its images decided, and with the file that it was trained to."""
+    decided = _decided(preprocess)
+    if weights is not None:
+        # What was fitted has the data's classes.
+        fitted = {"fit": None, "classes": None} if teacher.fit else {}
+        decided |= {"weights": weights, "pretrained": False, **fitted}
+    return teacher.model_copy(update=decided)
+
+
+def _decided(preprocess: Preprocess | None) -> dict[str, Any]:
+    """Return the keys of a model that say how it wants its images."""
+    if preprocess is None:
+        return {}
+    decided = asdict(preprocess)
+    return {"image_size": decided.pop("size"), **decided}
 
 
 def resolve_stage(stage: StageConfig, distiller: Distiller) -> StageConfig:
@@ -95,7 +112,3 @@ def _found(distiller: Distiller, member: Member, key: str, value: Any) -> Any:
     if taps is None:
         return value
     return taps[0] if len(taps) == 1 else list(taps)
-
-
-def _size(preprocess: Preprocess | None) -> int | None:
-    return preprocess.size if preprocess else None

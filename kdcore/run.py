@@ -5,10 +5,12 @@ Their teachers are in `faculty`, what all runs share in `context`. How they are 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from kdcore.card import CARD, card_of
 from kdcore.configfile import as_toml
 from kdcore.context import RunContext
 from kdcore.evaluation import evaluate
@@ -17,7 +19,7 @@ from kdcore.faculty import Teacher
 from kdcore.files import save_weights, write_bytes
 from kdcore.fingerprint import fingerprint_of, source_of
 from kdcore.history import History
-from kdcore.job import BEST_WEIGHTS, CONFIG, STUDENT_WEIGHTS, Job, RunResult
+from kdcore.job import BEST_WEIGHTS, CONFIG, STUDENT, STUDENT_WEIGHTS, Job, RunResult
 from kdcore.models.build import code_of
 from kdcore.outcome import OUTCOME
 from kdcore.resolved import resolve, resolve_stage
@@ -69,15 +71,19 @@ def run_student(
             return kept
         write_bytes(job.folder / CONFIG, as_toml(resolved).encode())
         history, seconds = _learn(context, student, job, stages, teachers)
+        origin = context.built(STUDENT).origin
         best_scores, task = None, context.task(context.experiment.train)
-        save_weights(job.folder / STUDENT_WEIGHTS, student.state_dict())
+        card = card_of(context.experiment, data, name, seed, history.epochs[-1].scores)
+        save_weights(job.folder / STUDENT_WEIGHTS, student.state_dict(), card.metadata())
+        card.save(job.folder / CARD)
         context.keep_outcome(student, job.folder / OUTCOME, data.test, data.validation)
         if history.best_weights is not None:
-            save_weights(job.folder / BEST_WEIGHTS, history.best_weights)
             student.load_state_dict(history.best_weights)
             best_scores = evaluate(student, data.test, task)
-        costs = context.costs("student", student, data.student)
-        result = job.finish(history, seconds, best_scores, task.metrics, costs=costs)
+            best = replace(card, weights="best", scores=best_scores)
+            save_weights(job.folder / BEST_WEIGHTS, history.best_weights, best.metadata())
+        costs = context.costs(STUDENT, student, data.student)
+        result = job.finish(history, seconds, best_scores, task.metrics, costs=costs, origin=origin)
         job.forget()
         return result
 

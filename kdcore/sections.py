@@ -17,7 +17,17 @@ NotNegative = Annotated[float, Field(ge=0)]
 
 LABEL = r"[A-Za-z0-9_][A-Za-z0-9_+@-]*"
 
-MODEL = "deepnn, lightnn, torchvision/NAME or package.module:callable"
+MODEL = (
+    "deepnn, lightnn, torchvision/NAME, timm/NAME, hf/NAME (or hf/FOLDER), or "
+    "package.module:callable"
+)
+
+
+TORCHVISION, TIMM, HF = "torchvision/", "timm/", "hf/"
+OFFERED = (TORCHVISION, TIMM, HF)
+"""How the names of models begin that a library offers."""
+
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 class Section(BaseModel):
@@ -185,20 +195,68 @@ class ModelConfig(Section):
 
     model: str = Field(min_length=1, description=MODEL)
     weights: Path | None = Field(None, description="file of weights to begin with")
+    pretrained: bool = Field(
+        False,
+        description="begin with the weights that come with a model of torchvision, timm or "
+        "Hugging Face; a head of other classes begins anew",
+    )
+    output: str | None = Field(
+        None,
+        min_length=1,
+        description="part of the model's output that is its logits, such as '1' or 'preds.cls'; "
+        "the output itself, its .logits or its first part where not given",
+    )
     image_size: int | None = Field(
-        None, ge=1, description="side in pixels of the square images that the model is given"
+        None,
+        ge=1,
+        description="side in pixels of the square images that the model is given; a pretrained "
+        "model's own where not given, otherwise the images' where no larger than is usual",
     )
-    mean: tuple[float, float, float] = Field(
-        (0.485, 0.456, 0.406), description="subtracted from each channel, of values in 0 to 1"
+    resize: int | None = Field(
+        None,
+        ge=1,
+        description="pixels that the shorter side is scaled to before the middle is cut out; a "
+        "pretrained model's own where not given, otherwise image_size",
     )
-    std: tuple[Positive, Positive, Positive] = Field(
-        (0.229, 0.224, 0.225), description="each channel is divided by it afterwards"
+    interpolation: Interpolation | None = Field(
+        None, description="of that scaling; bilinear where neither this nor the model says"
+    )
+    squash: bool | None = Field(
+        None, description="scale both sides to it, and lose the proportions; false if not given"
+    )
+    mean: tuple[float, float, float] | None = Field(
+        None,
+        description="subtracted from each channel, of values in 0 to 1; the model's own where "
+        "known, otherwise ImageNet's (0.485, 0.456, 0.406)",
+    )
+    std: tuple[Positive, Positive, Positive] | None = Field(
+        None,
+        description="each channel is divided by it afterwards; the model's own where known, "
+        "otherwise ImageNet's (0.229, 0.224, 0.225)",
     )
 
     @field_validator("weights")
     @classmethod
     def _absolute(cls, weights: Path | None) -> Path | None:
         return None if weights is None else weights.expanduser().absolute()
+
+    @field_validator("model")
+    @classmethod
+    def _placed(cls, model: str) -> str:
+        # A local folder is found from everywhere, as files of weights are.
+        folder = Path(model.removeprefix(HF)).expanduser()
+        return f"{HF}{folder.absolute()}" if model.startswith(HF) and folder.is_dir() else model
+
+    @model_validator(mode="after")
+    def _weights_that_are_used(self) -> Self:
+        if self.pretrained and self.weights is not None:
+            raise ValueError("pretrained would be ignored: weights names a file to begin with")
+        if self.pretrained and not self.model.startswith(OFFERED):
+            raise ValueError(
+                f"pretrained: {self.model!r} comes without weights; only torchvision/NAME, "
+                "timm/NAME and hf/NAME have some, others are given with weights = FILE"
+            )
+        return self
 
 
 class TrainConfig(Section):
@@ -369,6 +427,25 @@ class ProcessesConfig(Section):
     timeout: Positive = Field(
         10.0, description="minutes after which a process that waits for another gives up"
     )
+
+
+class ExportConfig(Section):
+    """What is made of the student to ship, once its training has ended."""
+
+    formats: tuple[Literal["onnx", "torch"], ...] = Field(
+        ("onnx",), description="files beside safetensors: ONNX, and torch.export's"
+    )
+    int8: bool = Field(
+        False, description="also quantize it after training, as ONNX, calibrated on training images"
+    )
+
+    @model_validator(mode="after")
+    def _formats_once(self) -> Self:
+        if len(set(self.formats)) != len(self.formats):
+            raise ValueError("formats has a format twice")
+        if self.int8 and "onnx" not in self.formats:
+            raise ValueError("int8 is made of the ONNX file: add 'onnx' to formats")
+        return self
 
 
 class CheckpointConfig(Section):

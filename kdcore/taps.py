@@ -157,6 +157,17 @@ def logits_of(output: object) -> Tensor | None:
 
 
 @dataclass(frozen=True)
+class OtherClasses:
+    """What a model returned whose logits are of other classes than the data's: no logits here.
+
+    Attributes:
+        output: what it returned.
+    """
+
+    output: object
+
+
+@dataclass(frozen=True)
 class Observation:
     """What one forward pass gave.
 

@@ -5,7 +5,7 @@ What strategies learn from whom is in their entries; how teachers come about is 
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
@@ -21,6 +21,16 @@ from kdcore.teachers import (
 )
 
 
+class FitConfig(Section):
+    """How a pretrained teacher gets to know classes that are not its own, before it teaches."""
+
+    mode: Literal["head", "full"] = Field(
+        "head", description="train its new head alone, or all of its layers"
+    )
+    epochs: int = Field(5, ge=1, description="passes over the labelled training images")
+    lr: Positive = Field(1e-3, description="learning rate")
+
+
 class TeacherConfig(ModelConfig):
     """The teacher: a model, and the training it gets where no weights are given.
 
@@ -31,6 +41,17 @@ class TeacherConfig(ModelConfig):
     train: dict[str, Any] = Field(
         default_factory=dict, description="keys of [train] that differ for the teacher"
     )
+    fit: FitConfig | None = Field(
+        None, description="train it on the data first, where its head is of other classes"
+    )
+    classes: int | None = Field(
+        None, ge=1, description="classes of its own head, where weights names a file of others"
+    )
+    class_map: dict[str, int | str | tuple[int | str, ...]] | None = Field(
+        None,
+        description="by class of the data, which class of its own it is, or which several: names "
+        "or indices",
+    )
     shard: bool = Field(
         False,
         description="spread its weights over the processes (FSDP2) where it is asked, for a model "
@@ -38,9 +59,28 @@ class TeacherConfig(ModelConfig):
     )
 
     @property
+    def comes_trained(self) -> bool:
+        """Whether it knows something before it sees the data."""
+        return self.pretrained or self.weights is not None
+
+    @property
     def summary(self) -> str:
         """What it is, in a few words."""
-        return self.model
+        fit = f", {self.fit.mode} fitted" if self.fit else ""
+        return self.model + (", pretrained" if self.pretrained else "") + fit
+
+    @model_validator(mode="after")
+    def _settings_that_are_used(self) -> "TeacherConfig":
+        if not self.comes_trained:
+            self._refuse("a teacher that is pretrained or has weights", True, *_OWN_HEAD)
+        if self.fit and self.class_map is not None:
+            raise ValueError("fit and class_map exclude each other: a fitted head needs no map")
+        if self.classes is not None and self.weights is None:
+            raise ValueError("classes would be ignored: only weights = FILE does not say them")
+        return self
+
+
+_OWN_HEAD = ("fit", "classes", "class_map")
 
 
 class EnsembleConfig(Section):

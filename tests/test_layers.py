@@ -89,9 +89,18 @@ LAYERS = (
     ("kdcore.data.load", "kdcore.data.feed", "kdcore.data.named"),
     # models, and data as they want it
     ("kdcore.models.tutorial",),
+    (
+        "kdcore.models.offer",
+        "kdcore.models.answer",
+    ),
+    (
+        "kdcore.models.from_torchvision",
+        "kdcore.models.from_timm",
+        "kdcore.models.from_huggingface",
+    ),
     ("kdcore.models.build",),
     ("kdcore.data.prepared",),
-    ("kdcore.resolved",),
+    ("kdcore.resolved", "kdcore.card"),
     # the loop
     (
         "kdcore.optimizers",
@@ -125,6 +134,18 @@ LAYERS = (
     ),
     ("kdcore.bench.methods", "kdcore.bench.parts"),
     ("kdcore.bench.cases",),
+    # a student to ship
+    ("kdcore.shipping.extras", "kdcore.shipping.graph", "kdcore.shipping.record"),
+    (
+        "kdcore.shipping.student",
+        "kdcore.shipping.formats",
+        "kdcore.shipping.opened",
+        "kdcore.shipping.verify",
+        "kdcore.shipping.quantize",
+        "kdcore.shipping.readme",
+    ),
+    ("kdcore.shipping.export", "kdcore.shipping.predict"),
+    ("kdcore.shipping.choice",),
     # the conformance kit
     ("kdcore.testing.models",),
     ("kdcore.testing.case",),
@@ -149,6 +170,8 @@ LAYERS = (
         "kdcore.cli.compare",
         "kdcore.cli.run",
         "kdcore.cli.report",
+        "kdcore.cli.export",
+        "kdcore.cli.predict",
         "kdcore.cli.strategies",
         "kdcore.cli.check",
         "kdcore.cli.layers",
@@ -170,6 +193,7 @@ SHARED_WORDS = {
     ("kdcore.optimizers", "cosine"): "a schedule of the learning rate",
     ("kdcore.weights", "cosine"): "how a weight moves",
     ("kdcore.taps", "logits"): "where a model's output keeps its logits",
+    ("kdcore.shipping.graph", "logits"): "what the output of an exported student is called",
     ("kdcore.signals", "logits"): "what a teacher's logits are called among its signals",
 }
 

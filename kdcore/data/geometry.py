@@ -4,13 +4,12 @@ Normalising it is in `preprocess`.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-Interpolation = Literal["bilinear", "bicubic"]
+from kdcore.sections import Interpolation
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Geometry:
         resize: what the shorter side is scaled to before the middle square of `size` is cut out
             of it; `size` where it is None. A square smaller than the side leaves the rim out.
         interpolation: of the scaling, antialiased either way.
-        squash: whether the image is scaled to the square as it is, its proportions lost.
+        squash: whether both sides are scaled to that, and the proportions are lost.
     """
 
     size: int
@@ -44,7 +43,7 @@ class Geometry:
         shorter = self.resize or self.size
         if height == width == shorter == self.size:
             return image
-        sides = [self.size, self.size] if self.squash else _scaled(height, width, shorter)
+        sides = [shorter, shorter] if self.squash else _scaled(height, width, shorter)
         if sides != [height, width]:
             image = transforms.resize(
                 image, sides, interpolation=InterpolationMode(self.interpolation), antialias=True
@@ -54,6 +53,8 @@ class Geometry:
 
 
 def _scaled(height: int, width: int, shorter: int) -> list[int]:
-    """Return the sides of an image whose shorter side has been scaled to a length."""
-    scale = shorter / min(height, width)
-    return [max(shorter, round(height * scale)), max(shorter, round(width * scale))]
+    """Return the sides of an image whose shorter side has been scaled to a length.
+
+    The longer is rounded down, as torchvision, timm and transformers do.
+    """
+    return [shorter * side // min(height, width) for side in (height, width)]

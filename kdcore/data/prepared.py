@@ -123,9 +123,9 @@ def prepare_data(experiment: Experiment, device: torch.device) -> PreparedData:
     if config.validation:
         train, held_out = hold_out(train, config.validation, config.split_seed)
     few = train if config.labels is None else keep_labels(train, config.labels, config.split_seed)
-    student = preprocess_for(experiment.student, loaded.train.images)
+    student = preprocess_for(experiment.student, loaded.train.images, "student")
     teachers = {
-        name: preprocess_for(each, loaded.train.images)
+        name: preprocess_for(each, loaded.train.images, title_of(name))
         for name, each in experiment.model_teachers.items()
     }
     pool = PixelPool(device, BUDGETS[config.keep])

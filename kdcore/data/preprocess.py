@@ -9,7 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from kdcore.data.geometry import Geometry, Interpolation
+from kdcore.data.geometry import Geometry
+from kdcore.sections import Interpolation
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,14 @@
-"""From the name of a model to the model, with the classes of the data."""
+"""From the name of a model to the model, with the classes of the data.
+
+What libraries offer by name is in the modules called `from_`, where its logits are in `answer`.
+"""
 
 import inspect
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,58 +16,188 @@ from torch import Tensor, nn
 from kdcore.data.images import Images
 from kdcore.data.preprocess import Preprocess
 from kdcore.errors import ModelError, unknown
-from kdcore.files import load_weights
+from kdcore.files import load_weights, read_weights
 from kdcore.fingerprint import source_of
 from kdcore.imports import imported
 from kdcore.losses import CLASSLESS
+from kdcore.models.answer import Answer, answer_with, groups_of
+from kdcore.models.from_huggingface import HuggingFaceOffer
+from kdcore.models.from_timm import TimmOffer
+from kdcore.models.from_torchvision import TorchvisionOffer
+from kdcore.models.offer import Offer, fill
 from kdcore.models.tutorial import DeepNN, LightNN
 from kdcore.probe import evaluating
-from kdcore.sections import ModelConfig
+from kdcore.sections import HF, TIMM, TORCHVISION, ModelConfig
 from kdcore.taps import logits_of, run_model
 from kdcore.tasks import Task
+from kdcore.teaching import TeacherConfig
 
-_OWN: dict[str, Callable[..., nn.Module]] = {"deepnn": DeepNN, "lightnn": LightNN}
+RANDOM = "random"
+"""Where weights began that were drawn anew."""
+
+_OWN: Mapping[str, Callable[..., nn.Module]] = {"deepnn": DeepNN, "lightnn": LightNN}
 _OWN_SIZE = 32
-_TORCHVISION = "torchvision/"
-_TORCHVISION_SIZE = 224
+_OTHER_SIZE = 224
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and deviation of ImageNet's channels, which most pretrained models were normalised by."""
+
+_LIBRARIES: Mapping[str, Callable[[str, str], Offer]] = MappingProxyType(
+    {TORCHVISION: TorchvisionOffer, TIMM: TimmOffer, HF: HuggingFaceOffer}
+)
+
+Head = Literal["own", "new", "mapped", "other"]
 
 
-def preprocess_for(config: ModelConfig, images: Images) -> Preprocess:
+@dataclass(frozen=True)
+class Built:
+    """A model that was built by name.
+
+    Attributes:
+        model: the model, on the CPU.
+        origin: where its weights began: ``"random"``, a file, or ``"pretrained NAME"``.
+        head: whether its head is its own, begins anew, is mapped to the data's classes, or is of
+            other classes, so that it has no logits for them.
+        classes: of its own head; 0 where it has none or that is not known.
+    """
+
+    model: nn.Module
+    origin: str
+    head: Head
+    classes: int = 0
+
+
+def offer_of(name: str, where: str) -> Offer | None:
+    """Return what a library says of a model's name; None of names that are no library's.
+
+    Raises:
+        ModelError: the library is not installed, or has no such model.
+    """
+    for prefix, library in _LIBRARIES.items():
+        if name.startswith(prefix):
+            return library(name.removeprefix(prefix), where)
+    return None
+
+
+def preprocess_for(config: ModelConfig, images: Images, where: str = "model") -> Preprocess:
     """Decide how a model wants its images.
 
-    Its size is `image_size` where that is given; otherwise the images' own where all have one
-    and it is no larger than what models of this kind are made for: 32 pixels for the
-    tutorial's, 224 for others.
+    What the section says counts; then, for pretrained layers, what they were trained with. Others
+    are given the images' own size, where all have one that is no larger than what models of the
+    kind are made for: 32 pixels for the tutorial's, mostly 224 for others.
+
+    Args:
+        config: the model.
+        images: of the data.
+        where: whose model it is; begins errors.
+
+    Raises:
+        ModelError: the library has no such model, or the middle that is cut out is larger than
+            the image.
     """
-    size = config.image_size
+    offer = offer_of(config.model, where)
+    own = offer.preprocess if offer else None
+    as_trained = own is not None and (config.pretrained or (offer is not None and offer.fixed))
+    size, resize = config.image_size, config.resize
+    if size is None and as_trained:
+        assert own is not None
+        size, resize = own.size, resize or own.resize
     if size is None:
-        made_for = _OWN_SIZE if config.model in _OWN else _TORCHVISION_SIZE
+        made_for = own.size if own else _OWN_SIZE if config.model in _OWN else _OTHER_SIZE
         common = images.common_size
         size = made_for if common is None else min(*common, made_for)
-    return Preprocess(size, config.mean, config.std)
+    if resize is not None and resize < size:
+        raise ModelError(
+            f"{where}.resize = {resize} is less than the {size} pixels that are cut out of it; "
+            "raise it, or leave it out"
+        )
+    like = own if own and as_trained else Preprocess(size, *_IMAGENET)
+    return Preprocess(
+        size,
+        config.mean or (own.mean if own else like.mean),
+        config.std or (own.std if own else like.std),
+        resize,
+        config.interpolation or like.interpolation,
+        like.squash if config.squash is None else config.squash,
+    )
 
 
 def build_model(
     config: ModelConfig, classes: int | None, given: Any, where: str, task: Task | None = None
 ) -> nn.Module:
-    """Build a model by name, on the CPU, and load its weights where a file is given.
+    """Build a model by name; see `build`."""
+    return build(config, classes, given, where, task).model
+
+
+def build(
+    config: ModelConfig,
+    classes: int | None,
+    given: Any,
+    where: str,
+    task: Task | None = None,
+    names: tuple[str, ...] = (),
+) -> Built:
+    """Build a model by name, on the CPU, and load its weights where it has some.
 
     Args:
-        config: name and weights.
+        config: its name, its weights, and of a teacher, what its head is.
         classes: how many classes, or values a sample, the data has; None where that is not known.
         given: side in pixels of the images that it will be given; or some samples.
         where: ``"student"`` or ``"teacher"``; begins errors.
         task: what it is for; one class a sample if not given.
+        names: of the data's classes, where there are any.
 
     Raises:
         ModelError: the name is unknown, the model cannot be built or does not fit its data, or
             the weights do not fit the model.
     """
-    model = _built(config.model, classes, given, where)
-    _check_fits(model, classes, given, f"{where} {config.model!r}", task)
-    if config.weights is not None:
-        load_weights(model, config.weights, where)
-    return model
+    teacher = config if isinstance(config, TeacherConfig) else None
+    built = (
+        _pretrained(config, classes, where)
+        if config.pretrained
+        else _with_weights(config, classes, given, where)
+    )
+    groups = None
+    if teacher and teacher.class_map is not None:
+        offer = offer_of(config.model, where) if config.pretrained else None
+        own, known = (len(offer.categories), offer.categories) if offer else (built.classes, ())
+        groups = groups_of(teacher.class_map, names, own, known, where)
+        built = replace(built, head="mapped")
+    if config.output is not None or groups is not None or built.head == "other":
+        hidden = built.head == "other"
+        answer_with(built.model, Answer(where, config.output or "", groups, hidden=hidden))
+    _check_fits(built, classes, given, f"{where} {config.model!r}", task)
+    return built
+
+
+def _pretrained(config: ModelConfig, classes: int | None, where: str) -> Built:
+    offer = offer_of(config.model, where)
+    assert offer is not None  # the section has looked
+    own = len(offer.categories)
+    origin = f"pretrained {offer.name}"
+    mapped = isinstance(config, TeacherConfig) and config.class_map is not None
+    if mapped or (own and classes in (own, None)):
+        return Built(offer.pretrained(), origin, "own", own)
+    if isinstance(config, TeacherConfig) and config.fit is None:
+        return Built(offer.pretrained(), origin, "other", own)
+    assert classes is not None
+    return Built(offer.with_new_head(classes), origin, "new", classes)
+
+
+def _with_weights(config: ModelConfig, classes: int | None, given: Any, where: str) -> Built:
+    """Build a model with new weights, or those of a file."""
+    teacher = config if isinstance(config, TeacherConfig) else None
+    own = classes if teacher is None or teacher.classes is None else teacher.classes
+    if config.weights is None:
+        return Built(_built(config.model, classes, given, where), RANDOM, "own", classes or 0)
+    origin = str(config.weights)
+    if teacher and teacher.fit and own != classes:
+        model = _built(config.model, classes, given, where)
+        fill(model, read_weights(config.weights, where))
+        return Built(model, origin, "new", classes or 0)
+    model = _built(config.model, own, given, where)
+    load_weights(model, config.weights, where)
+    other = own != classes and not (teacher and teacher.class_map is not None)
+    return Built(model, origin, "other" if other else "own", own or 0)
 
 
 def _built(name: str, classes: int | None, given: Any, where: str) -> nn.Module:
@@ -76,12 +211,15 @@ def _built(name: str, classes: int | None, given: Any, where: str) -> nn.Module:
         if size < 4:
             raise ModelError(f"{where} {name!r} needs images of at least 4 pixels, not {size}")
         return _OWN[name](num_classes=classes, image_size=size)
-    if name.startswith(_TORCHVISION):
-        return _torchvision(name.removeprefix(_TORCHVISION), classes, where)
+    offer = offer_of(name, where)
+    if offer is not None:
+        assert classes is not None
+        return offer.fresh(classes)
     if ":" in name:
         return _called(name, classes, where)
     raise ModelError(
-        f"{where}: {unknown('model', name, _OWN)}; or torchvision/NAME, or package.module:callable"
+        f"{where}: {unknown('model', name, _OWN)}; or torchvision/NAME, timm/NAME, hf/NAME, or "
+        "package.module:callable"
     )
 
 
@@ -94,18 +232,6 @@ def _side(sample: Any, where: str) -> int:
             "a model of your own as package.module:callable"
         )
     return int(shape[2])
-
-
-def _torchvision(name: str, classes: int | None, where: str) -> nn.Module:
-    from torchvision import models
-
-    known = models.list_models(module=models)
-    if name not in known:
-        raise ModelError(f"{where}: {unknown('torchvision model', name, known)}")
-    # These two warn that a default will change, unless it is given.
-    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **options)
-    return model
 
 
 def _called(name: str, classes: int | None, where: str) -> nn.Module:
@@ -125,13 +251,15 @@ def _called(name: str, classes: int | None, where: str) -> nn.Module:
 
 
 def _check_fits(
-    model: nn.Module, classes: int | None, given: Any, where: str, task: Task | None
+    built: Built, classes: int | None, given: Any, where: str, task: Task | None
 ) -> None:
-    images = isinstance(given, int)
+    images, model = isinstance(given, int), built.model
     sample = torch.zeros(2, 3, given, given) if images else given
     try:
         with evaluating(model):
             logits = logits_of(run_model(model, sample))
+    except ModelError:
+        raise
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         what, remedy = "the samples of the data", "the data set gives what both models take"
@@ -142,9 +270,11 @@ def _check_fits(
             f"{where} cannot run on {what} ({type(error).__name__}: {reason}); {remedy}"
         ) from error
     if logits is None:
+        if built.head == "other":
+            return
         raise ModelError(
             f"{where}: its output holds no logits: expected a tensor, a tuple that begins with "
-            "one, or an object with .logits"
+            "one, or an object with .logits; where they are elsewhere in it, set output"
         )
     rows = task.row_shape(logits.shape) if task else logits.shape
     fits = rows == (2, classes) if images else rows[-1:] == (classes,)

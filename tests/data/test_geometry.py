@@ -49,3 +49,5 @@ def test_squashed_images_keep_their_rims_and_lose_their_proportions() -> None:
     expected = np.asarray(picture.resize((10, 10), Image.Resampling.BILINEAR)).astype(int)
     assert abs(squashed.permute(1, 2, 0).numpy().astype(int) - expected).max() <= 1
     assert not torch.equal(squashed, Geometry(10).fit(pixels))
+    rimless = Geometry(8, 10, squash=True).fit(pixels)
+    assert torch.equal(rimless, squashed[:, 1:9, 1:9])
