@@ -113,6 +113,9 @@ def _shown(value: float) -> str:
 class MetricsLog:
     """A file of JSON lines: one a step (``"kind": "step"``), one an epoch (``"epoch"``).
 
+    Where shares in the gradient were measured there is one of them (``"gradients"``) after the
+    step's.
+
     Args:
         path: the file; of what it holds, that stays which comes before the first step that is
             taken now.
@@ -130,8 +133,13 @@ class MetricsLog:
             self._file.close()
 
     def on_step(self, record: StepRecord) -> None:
-        """Append the step's losses."""
-        self._write({"kind": "step", **asdict(record)})
+        """Append the step's losses, and their shares in the gradient where they were measured."""
+        entry = asdict(record)
+        del entry["shares"]
+        self._write({"kind": "step", **entry})
+        if record.shares:
+            place = {"epoch": record.epoch, "step": record.step}
+            self._write({"kind": "gradients", **place, "shares": dict(record.shares)})
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Append the epoch's losses and scores."""
@@ -154,7 +162,7 @@ def _line(entry: Mapping[str, Any]) -> str:
 
 def _place(entry: Mapping[str, Any]) -> tuple[int, float]:
     """Return what orders entries: an epoch's comes after those of its steps."""
-    if entry["kind"] == "step":
+    if entry["kind"] != "epoch":
         return entry["epoch"] + 1, entry["step"]
     return entry["epoch"], math.inf
 

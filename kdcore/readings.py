@@ -5,7 +5,8 @@ they stay where they are for some steps, and a flag beside them stops the optimi
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ class StepRecord:
         steps: optimizer steps of the whole training.
         samples: samples of the step.
         losses: ``"total"``, ``"task"`` and the auxiliary losses by label, unweighted.
+        shares: of each weighted loss in the student's gradient, by label; empty where that was
+            not measured.
     """
 
     epoch: int
@@ -34,6 +37,7 @@ class StepRecord:
     steps: int
     samples: int
     losses: Mapping[str, float]
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class _Waiting:
     indices: Tensor
     labels: tuple[str, ...]
     values: Tensor
+    shares: Mapping[str, Tensor]
 
 
 class Readings:
@@ -65,7 +70,14 @@ class Readings:
         self._waiting: list[_Waiting] = []
         self.stopped = torch.zeros((), device=device)
 
-    def add(self, epoch: int, step: int, indices: Tensor, losses: Mapping[str, Tensor]) -> None:
+    def add(
+        self,
+        epoch: int,
+        step: int,
+        indices: Tensor,
+        losses: Mapping[str, Tensor],
+        shares: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
         """Take the losses of one optimizer step, before it is taken.
 
         Args:
@@ -73,11 +85,12 @@ class Readings:
             step: optimizer steps taken before.
             indices: of its samples, ``int64 [samples]``, those of other processes included.
             losses: by label, each without dimensions; this process's share of them.
+            shares: in the student's gradient, by label, each without dimensions.
         """
         values = here().summed(torch.stack([value.detach() for value in losses.values()]))
         stops = torch.isfinite(values).all().logical_not_().to(self.stopped.dtype)
         self.stopped = torch.maximum(self.stopped, stops)
-        self._waiting.append(_Waiting(epoch, step, indices, tuple(losses), values))
+        self._waiting.append(_Waiting(epoch, step, indices, tuple(losses), values, shares))
 
     @property
     def due(self) -> bool:
@@ -97,7 +110,9 @@ class Readings:
         for each in waiting:
             losses = {label: next(numbers) for label in each.labels}
             _check(each, losses)
-            yield StepRecord(each.epoch, each.step, self._steps, len(each.indices), losses)
+            shares = {label: float(value) for label, value in each.shares.items()}
+            count = len(each.indices)
+            yield StepRecord(each.epoch, each.step, self._steps, count, losses, shares)
 
 
 def _check(step: _Waiting, losses: Mapping[str, float]) -> None:

@@ -32,6 +32,7 @@ from kdcore.readings import Readings
 from kdcore.saving import Saver
 from kdcore.sections import TrainConfig
 from kdcore.sharding import like, whole, whole_state
+from kdcore.shares import GradientShares
 
 
 def train(
@@ -155,6 +156,8 @@ class _Training:
         # A scaler keeps the optimizer's flag for itself: losses are looked at before each step.
         every = 1 if scales else read_every
         self._readings = Readings(config.epochs * self._order.steps, distiller.device, every)
+        plain = unit.processes.count == 1 and not config.compile
+        self._shares = GradientShares(distiller, config.epochs * self._order.steps, plain=plain)
         self._finite = _finite(distiller)
         decay = config.weight_average
         self._average = WeightAverage(distiller.student, decay) if decay else None
@@ -199,8 +202,9 @@ class _Training:
         distiller, optimizer = self._distiller, self._optimizer
         optimizer.zero_grad()
         with idling(plan.idle):
-            losses = self._backward(plan, batches)
-        self._readings.add(self._before + distiller.epoch, distiller.step, plan.samples, losses)
+            losses, shares = self._backward(plan, batches)
+        now = self._before + distiller.epoch, distiller.step
+        self._readings.add(*now, plan.samples, losses, shares)
         _check_gradients(distiller, self._processes.count)
         if self._scaler.is_enabled():
             self._read()
@@ -221,11 +225,17 @@ class _Training:
         if self._average:
             self._average.update()
 
-    def _backward(self, plan: Plan, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """Add up the gradients of one optimizer step and return its losses, summed likewise."""
+    def _backward(
+        self, plan: Plan, batches: Sequence[Batch]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Add up the gradients of one optimizer step; return its losses, summed likewise.
+
+        Their shares in the gradient are returned, too, where they are measured.
+        """
         # Of all processes' samples, whose targets each has: nobody needs to be asked.
         counts = self._distiller.task.count(len(plan.samples), self._source.targets[plan.samples])
         sums: dict[str, Tensor] = {}
+        shares: dict[str, Tensor] = {}
         for number, batch in enumerate(batches, start=1):
             with self._unit.micro_batch(last=number == len(batches)):
                 signals = self._signals.signals(batch)
@@ -238,12 +248,14 @@ class _Training:
                         counts=counts,
                         mixed=batch.mixed,
                     )
+                if number == 1 and self._shares.due:
+                    shares = self._shares.of(losses)
                 total = losses.total * 0.0 if plan.idle else losses.total
                 self._scaler.scale(total).backward()
             for label, value in _values(losses):
                 share = torch.zeros_like(value) if plan.idle else value
                 sums[label] = sums[label] + share if label in sums else share
-        return sums
+        return sums, shares
 
     def _read(self) -> None:
         for record in self._readings.read():

@@ -113,6 +113,7 @@ LAYERS = (
     ("kdcore.asking",),
     ("kdcore.cache",),
     ("kdcore.history", "kdcore.saving"),
+    ("kdcore.shares",),
     ("kdcore.trainer",),
     ("kdcore.progress", "kdcore.job", "kdcore.api", "kdcore.pooling"),
     # runs
