@@ -221,3 +221,35 @@ def test_settings_that_would_do_nothing_are_refused(
 def test_a_middle_that_is_larger_than_the_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"teacher.resize = 20 is less than the 32 pixels"):
         Desk(tmp_path / "runs", {**PRETRAINED, "resize": 20})
+
+
+DETECTOR_LIKE = """
+import torch
+from torch import nn
+
+class Ultra(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU())
+        self.head = nn.Linear(4, num_classes)
+
+    def forward(self, images):
+        logits = self.head(self.body(images).mean((2, 3)))
+        return logits if self.training else ({"probabilities": logits.softmax(1)}, [logits])
+"""
+
+
+def test_logits_that_are_a_part_of_the_output_are_named_and_no_hook_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ultra_like.py").write_text(DETECTOR_LIKE)
+    monkeypatch.syspath_prepend(tmp_path)
+    student = {"model": "ultra_like:Ultra", "image_size": 8}
+    with pytest.raises(ModelError, match=r"its output holds no logits.*set output"):
+        Desk(tmp_path / "runs", {"model": "lightnn"}, student=student).context.new_student(1)
+    desk = Desk(tmp_path / "runs", {"model": "lightnn"}, student={**student, "output": "1.0"})
+    teacher = {"teacher": run_teacher(desk.context, 1)}
+    result = run_student(desk.context, 1, "cosine", desk.config.plan, teacher)
+    assert 0 <= result.accuracy <= 100
+    own = load_file(Path(result.folder) / STUDENT_WEIGHTS)
+    assert set(own) == {"body.0.weight", "body.0.bias", "head.weight", "head.bias"}

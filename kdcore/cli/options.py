@@ -41,9 +41,33 @@ TeacherFile = Annotated[
 ]
 TeacherModel = Annotated[
     str | None,
-    typer.Option(help="deepnn, lightnn, torchvision/NAME or package.module:callable."),
+    typer.Option(
+        help="deepnn, lightnn, torchvision/NAME, timm/NAME, hf/NAME or package.module:callable."
+    ),
+]
+TeacherPretrained = Annotated[
+    bool, typer.Option("--teacher-pretrained", help="Take the weights that come with the model.")
+]
+TeacherFit = Annotated[
+    str | None,
+    typer.Option(
+        metavar="head|full", help="Train a head for the data first: it alone, or all layers."
+    ),
 ]
 StudentModel = Annotated[str | None, typer.Option(help="As for the teacher.")]
+StudentPretrained = Annotated[
+    bool, typer.Option("--student-pretrained", help="The same for the student, in every run.")
+]
+Select = Annotated[
+    str | None,
+    typer.Option(
+        metavar="accuracy|macro-f1", help="Score that chooses weights on the validation split."
+    ),
+]
+Export = Annotated[
+    str | None,
+    typer.Option(help="Export the student to ship, and verify it: onnx, torch, int8, with commas."),
+]
 ImageSize = Annotated[int | None, typer.Option(help="Side in pixels for both models.")]
 TeacherCache = Annotated[
     str | None,
@@ -112,6 +136,25 @@ def engine(
     }
 
 
+def export_keys(text: str | None) -> dict[str, Any]:
+    """Return the keys of ``--export onnx,int8``.
+
+    Raises:
+        ConfigError: a format is unknown.
+    """
+    from kdcore.errors import ConfigError, unknown
+
+    known = ("onnx", "torch", "int8")
+    formats = [] if text is None else [name.strip() for name in text.split(",")]
+    for name in formats:
+        if name not in known:
+            raise ConfigError(f"--export {text}: {unknown('format', name, known)}")
+    return {
+        "export.formats": [name for name in formats if name != "int8"] or None,
+        "export.int8": True if "int8" in formats else None,
+    }
+
+
 def check_json(path: Path | None) -> None:
     """Refuse a file that could not be written when the work is done."""
     from kdcore.errors import UserError
@@ -120,6 +163,14 @@ def check_json(path: Path | None) -> None:
         raise UserError(
             f"--json {path}: cannot be written: it is a folder, or its folder is missing"
         )
+
+
+def check_export(config: "Experiment") -> None:
+    """Refuse an ``[export]`` whose libraries are missing, before anything is trained for it."""
+    from kdcore.shipping.extras import check_formats
+
+    if config.export is not None:
+        check_formats(config.export)
 
 
 def refuse_where_several_teach(tree: dict[str, Any], values: dict[str, Any]) -> None:

@@ -5,7 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
+from kdcore.comparison import compare
+from kdcore.configfile import as_comparison
+from kdcore.context import RunContext
 from kdcore.data.preprocess import Preprocess
 from kdcore.errors import ModelError
 from kdcore.models.from_huggingface import HuggingFaceOffer, preprocess_of
@@ -133,3 +137,66 @@ def test_image_processors_are_read(said: dict[str, Any], expected: Preprocess) -
 def test_processors_that_do_what_kdcore_does_not_are_refused(said: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="cannot read images as it wants them"):
         preprocess_of({"image_mean": HALF, "image_std": HALF, **said}, "teacher")
+
+
+DATA = """
+import torch
+from torch import nn
+
+class Sentences:
+    outputs = 3
+
+    def __init__(self, count, seed):
+        generator = torch.Generator().manual_seed(seed)
+        self.words = torch.randint(1, 30, (count, 5), generator=generator)
+
+    def __len__(self):
+        return len(self.words)
+
+    def __getitem__(self, index):
+        words = self.words[index]
+        given = {"input_ids": words, "attention_mask": torch.ones(5, dtype=torch.int64)}
+        return given, int(words[0]) % 3
+
+def sentences():
+    return Sentences(24, 1), Sentences(12, 2)
+
+class Bag(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.embed = nn.EmbeddingBag(30, 8)
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, input_ids, attention_mask):
+        return self.head(self.embed(input_ids))
+"""
+
+
+@pytest.mark.parametrize("mode", ["head", "full"])
+def test_a_model_of_text_is_fitted_and_teaches_a_student_of_another_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    _bert(tmp_path / "bert")
+    module = f"sentences_for_{mode}"
+    (tmp_path / f"{module}.py").write_text(DATA)
+    monkeypatch.syspath_prepend(tmp_path)
+    tree = {
+        "data": {"name": f"{module}:sentences"},
+        "teacher": {
+            "model": f"hf/{tmp_path / 'bert'}",
+            "pretrained": True,
+            "fit": {"mode": mode, "epochs": 1},
+        },
+        "student": {"model": f"{module}:Bag"},
+        "train": {"epochs": 1, "batch_size": 8},
+        "candidates": [
+            {"label": "logits", "strategies": [{"name": "logits"}]},
+            {"label": "cosine", "strategies": [{"name": "cosine"}]},
+        ],
+    }
+    config = as_comparison(tree, "test")
+    context = RunContext(config, tmp_path / "runs", Console(quiet=True))
+    runs = compare(context, config)
+    assert [run.name for run in runs] == ["teacher", "student", "logits", "cosine"]
+    assert runs[0].origin == f"pretrained hf/{tmp_path / 'bert'}"
+    assert all(0 <= run.accuracy <= 100 for run in runs)
