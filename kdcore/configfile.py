@@ -11,7 +11,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from kdcore.errors import ConfigError, unknown
-from kdcore.experiment import ComparisonConfig, Experiment, RunConfig
+from kdcore.experiment import ComparisonConfig, Experiment, RunConfig, joined_label
 from kdcore.imports import FILE, placed
 from kdcore.validation import describe_validation
 
@@ -140,7 +140,11 @@ def _child(node: Any, part: str, path: list[str]) -> Any:
 def _position(entries: list[Any], part: str, path: list[str]) -> int:
     if part.isdecimal() and int(part) < len(entries):
         return int(part)
-    names = [str(e.get("label") or e.get("name")) for e in entries if isinstance(e, dict)]
+    names = [
+        str(e.get("label") or e.get("name") or joined_label(e.get("strategies")))
+        for e in entries
+        if isinstance(e, dict)
+    ]
     if part in names:
         return names.index(part)
     where = f"--set {'.'.join(path)}: positions go from 0 to {len(entries) - 1}"
@@ -217,7 +221,8 @@ def candidates_for(tree: Tree, text: str) -> list[Tree]:
     known: dict[str, Tree] = {}
     weights: dict[str, Any] = {}
     for candidate in _tables(tree.get("candidates")):
-        weights[str(candidate.get("label"))] = candidate.get("task_weight")
+        label = candidate.get("label") or joined_label(candidate.get("strategies"))
+        weights[str(label)] = candidate.get("task_weight")
         for entry in _tables(candidate.get("strategies")):
             name = _plain(str(entry.get("name")))
             typed = [_plain(each.strip()) for each in re.split("[,+]", text)]

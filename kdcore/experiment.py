@@ -89,7 +89,11 @@ class StageConfig(Section):
 class CandidateConfig(Section):
     """One list of strategies in a comparison, or several stages."""
 
-    label: str = Field(pattern=rf"^{LABEL}$", description="the name of its row")
+    label: str = Field(
+        pattern=rf"^{LABEL}$",
+        description="the name of its row; those of its strategies, with + between them, if not "
+        "given",
+    )
     task_weight: Weight | None = Field(
         None, description="weight of the task's loss; the experiment's where not given"
     )
@@ -97,6 +101,16 @@ class CandidateConfig(Section):
     stages: tuple[StageConfig, ...] = Field(
         (), description="instead: what it learns by, one after the other"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _called_as_its_strategies(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("label") is not None:
+            return values
+        stages = values.get("stages") or [values]
+        named = [joined_label(each.get("strategies")) for each in stages if isinstance(each, dict)]
+        label = "-".join(filter(None, named))
+        return {**values, "label": label} if label else values
 
     @model_validator(mode="after")
     def _learns_by_something(self) -> Self:
@@ -111,6 +125,15 @@ class CandidateConfig(Section):
         return self.stages or (
             StageConfig(strategies=self.strategies, task_weight=self.task_weight),
         )
+
+
+def joined_label(strategies: object) -> str:
+    """Return what some strategies that are yet to be checked are called together."""
+    entries = strategies if isinstance(strategies, list | tuple) else []
+    tables = [each for each in entries if isinstance(each, dict)]
+    names = [str(each.get("label") or each.get("name", "")) for each in tables]
+    bare = [name.rpartition(":")[2] for name in names]  # of a distribution, or in a file
+    return "+".join(filter(None, bare))
 
 
 def _refuse_both(

@@ -511,6 +511,7 @@ def test_every_key_of_a_run_can_be_written_and_read_again(tmp_path: Path) -> Non
             "cache": {"mode": "disk", "dtype": "float16", "memory": 5, "disk": 6, "folder": "/c"},
             "checkpoint": {"steps": 4, "minutes": 0.5, "epochs": 0, "keep": 3},
             "processes": {"timeout": 2.5},
+            "export": {"formats": ["onnx", "torch"], "int8": True},
             "wrappers": ["profiler"],
             "task": {
                 "kind": "none",
@@ -593,3 +594,13 @@ def test_settings_of_a_strategy_keep_their_types(tmp_path: Path) -> None:
     assert {key: type(value) for key, value in read.items()} == {
         key: type(value) for key, value in settings.items()
     }
+
+
+def test_a_candidate_without_a_label_is_found_by_the_names_of_its_strategies() -> None:
+    tree: dict[str, Any] = {
+        "candidates": [{"strategies": [{"name": "logits"}, {"name": "cosine"}], "task_weight": 0.3}]
+    }
+    configfile.override(tree, ["candidates.logits+cosine.strategies.logits.weight=0.5"])
+    assert tree["candidates"][0]["strategies"][0]["weight"] == 0.5
+    (chosen,) = configfile.candidates_for(tree, "logits+cosine")
+    assert chosen["task_weight"] == 0.3

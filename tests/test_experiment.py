@@ -64,6 +64,7 @@ def test_every_key_that_is_no_table_is_described(kind: type[BaseModel]) -> None:
             "cache",
             "checkpoint",
             "processes",
+            "export",
             "strategies",
             "candidates",
         )
@@ -332,6 +333,15 @@ def test_a_label_is_fit_for_a_folder_and_a_key(label: str) -> None:
 @pytest.mark.parametrize("label", ["a", "a+b", "t4_x-y", "a@teacher", "9"])
 def test_a_label_may_join_names(label: str) -> None:
     assert StrategyConfig(name="a", label=label).label == label
+
+
+def test_a_candidate_without_a_label_is_called_as_its_strategies() -> None:
+    one = {"strategies": [{"name": "a"}, {"name": "kdcore-b:b"}, {"name": "c", "label": "d"}]}
+    assert CandidateConfig.model_validate(one).label == "a+b+d"
+    stages = {"stages": [one, {"train": {"lr": 0.1}}, {"strategies": [{"name": "c"}]}]}
+    assert CandidateConfig.model_validate(stages).label == "a+b+d-c"
+    assert CandidateConfig.model_validate({**one, "label": "own"}).label == "own"
+    assert "label" in _refused(CandidateConfig, strategies=[])
 
 
 def test_the_label_of_a_name_with_its_distribution_is_the_name() -> None:
