@@ -7,7 +7,7 @@ from kdcore.errors import Interrupted, KdcoreError, RunError, UserError, unknown
 
 USERS = [errors.ConfigError, errors.DataError, errors.ModelError, errors.TapError]
 USERS += [errors.CatalogError, errors.ResumeError, errors.ScoreError]
-RUNS = [errors.StrategyError, errors.NonFiniteLossError]
+RUNS = [errors.StrategyError, errors.NoLogitsError, errors.NonFiniteLossError]
 
 
 @pytest.mark.parametrize("kind", USERS)

@@ -15,6 +15,7 @@ from kdcore.experiment import RunConfig, StageConfig
 from kdcore.faculty import run_teacher, run_teachers
 from kdcore.fingerprint import digest_of, fingerprint_of
 from kdcore.job import BEST_WEIGHTS, CONFIG, METRICS, RESULT, STUDENT_WEIGHTS
+from kdcore.models.build import Built
 from kdcore.models.tutorial import LightNN
 from kdcore.outcome import Outcome
 from kdcore.run import run_student
@@ -256,7 +257,7 @@ def test_a_callable_that_returns_a_trained_model_again_is_refused(
 ) -> None:
     torch.manual_seed(0)
     cached = LightNN(image_size=8)
-    monkeypatch.setattr("kdcore.context.build_model", lambda *_: cached)
+    monkeypatch.setattr("kdcore.context.build", lambda *_: Built(cached, "random", "own"))
     context = _context(_config(), tmp_path)
     context.new_student(42)
     with torch.no_grad():

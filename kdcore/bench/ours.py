@@ -31,6 +31,7 @@ from kdcore.experiment import CandidateConfig, ComparisonConfig, StrategyConfig
 from kdcore.fingerprint import fingerprint_of
 from kdcore.history import History, Observer
 from kdcore.listening import LiveSignals, SignalSource
+from kdcore.models.build import IMAGENET
 from kdcore.progress import MetricsLog, TrainingDisplay
 from kdcore.tasks import ACCURACY, Classification
 from kdcore.trainer import train
@@ -186,8 +187,7 @@ def new_source(work: Work, augment: Augment | None = None) -> ImageSource:
     """
     pixels = torch.from_numpy(work.images).permute(0, 3, 1, 2).contiguous()
     names = tuple(map(str, range(CLASSES)))
-    config = read_recipe(work).student
-    preprocess = Preprocess(SIDE, config.mean, config.std)
+    preprocess = Preprocess(SIDE, *IMAGENET)
     pool = PixelPool(work.device)
     data = LabelledImages(ArrayImages(pixels), work.targets, names)
     source = ImageSource(data, preprocess, pool=pool, augment=augment)

@@ -38,7 +38,7 @@ RANDOM = "random"
 _OWN: Mapping[str, Callable[..., nn.Module]] = {"deepnn": DeepNN, "lightnn": LightNN}
 _OWN_SIZE = 32
 _OTHER_SIZE = 224
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and deviation of ImageNet's channels, which most pretrained models were normalised by."""
 
 _LIBRARIES: Mapping[str, Callable[[str, str], Offer]] = MappingProxyType(
@@ -110,7 +110,7 @@ def preprocess_for(config: ModelConfig, images: Images, where: str = "model") ->
             f"{where}.resize = {resize} is less than the {size} pixels that are cut out of it; "
             "raise it, or leave it out"
         )
-    like = own if own and as_trained else Preprocess(size, *_IMAGENET)
+    like = own if own and as_trained else Preprocess(size, *IMAGENET)
     return Preprocess(
         size,
         config.mean or (own.mean if own else like.mean),
