@@ -83,6 +83,24 @@ def find(kind: str, trace: Trace) -> tuple[TapAddress, ...]:
     return tuple(TapAddress(found.name) for found in chosen)
 
 
+def why(kind: str, shape: Sequence[int]) -> str:
+    """Say in words why a tap was found.
+
+    Args:
+        kind: what was looked for.
+        shape: of what is tapped, without the batch.
+    """
+    if kind == "embedding":
+        return "what the head is given: the outermost module with weights that returns the logits"
+    if len(shape) == 2:
+        size, what = f"{shape[0]} tokens", "sequence"
+    else:
+        size, what = " x ".join(map(str, shape[1:])), "map"
+    if kind == "stages":
+        return f"the last {what} of {size}"
+    return f"the last {what} before head and global pooling"
+
+
 def _head(trace: Trace) -> ModuleCall | None:
     candidates = [
         call

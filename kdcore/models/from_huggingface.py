@@ -62,6 +62,11 @@ class HuggingFaceOffer(Offer):
         self.fixed = self._images
         self.preprocess = self._preprocess() if self._images else None
 
+    @property
+    def text(self) -> bool:
+        """Whether it is given words; see `Offer.text`."""
+        return not self._images
+
     def fresh(self, classes: int) -> nn.Module:
         """Build it with new weights; see `Offer.fresh`."""
         config = type(self._config).from_dict(self._config.to_dict())

@@ -25,6 +25,11 @@ class Offer(ABC):
     fixed: bool
     categories: tuple[str, ...]
 
+    @property
+    def text(self) -> bool:
+        """Whether it is given words, as tokenizers number them, in place of images."""
+        return False
+
     @abstractmethod
     def fresh(self, classes: int) -> nn.Module:
         """Build it with weights drawn from torch's random stream, for so many classes."""

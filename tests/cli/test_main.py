@@ -1,4 +1,5 @@
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from PIL import Image
 
 import kdcore
 from kdcore.cli.main import run_command
+from kdcore.experiment import StrategyConfig
 
 SMALL = (
     *("--recipe", "tutorial", "--epochs", "1", "--limit", "60", "--batch-size", "16"),
@@ -142,15 +144,33 @@ def test_layers_shows_shapes_and_what_auto_would_tap(capsys: pytest.CaptureFixtu
     shown = json.loads(capsys.readouterr().out)
     taps = {row["tap"]: row for row in shown["taps"]}
     assert taps["features"]["shape"] == [16, 8, 8]
-    assert shown["auto"] == {
+    assert {kind: found["taps"] for kind, found in shown["auto"].items()} == {
         "embedding": ["classifier:input"],
         "feature_map": ["features"],
         "stages": ["features.1", "features.4", "features"],
     }
+    assert shown["auto"]["embedding"]["shapes"] == [[1024]]
     assert run_command(["layers", "lightnn", "--depth", "1"]) == 0
     text = capsys.readouterr().out
     assert "classifier" in text
-    assert "classifier.0" not in text
+    assert "Dropout" not in text
+
+
+def test_layers_says_why_and_gives_lines_that_are_settings(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_command(["layers", "torchvision/resnet18", "--image-size", "64"]) == 0
+    text = capsys.readouterr().out
+    assert "# embedding: fc:input is what the head is given" in text
+    assert "# stages: layer2 is the last map of 8 x 8" in text
+    assert "<- feature_map, stages\n" in text  # no line is cut
+    one = next(line for line in text.splitlines() if line.startswith("student_tap "))
+    assert tomllib.loads(one) == {"student_tap": "fc:input"}
+    several = next(line for line in text.splitlines() if line.startswith("student_taps"))
+    taps = tomllib.loads(several)["student_taps"]
+    entry = {"name": "attention", "student_taps": taps}
+    assert StrategyConfig.model_validate(entry).settings["student_taps"] == taps
+    assert taps == ["relu", "layer1", "layer2", "layer3", "layer4"]
 
 
 @pytest.mark.parametrize(
