@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from kdcore.adapters import require_maps as require_maps
     from kdcore.api import Result as Result
     from kdcore.api import distill as distill
+    from kdcore.comparing import Comparison as Comparison
+    from kdcore.comparing import compare as compare
+    from kdcore.comparing import compare_file as compare_file
     from kdcore.contract import Adapters as Adapters
     from kdcore.contract import AuxiliaryLoss as AuxiliaryLoss
     from kdcore.contract import Features as Features
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from kdcore.tasks import Task as Task
     from kdcore.teachers import MovingAverageTeacher as MovingAverageTeacher
     from kdcore.teachers import TeacherEnsemble as TeacherEnsemble
+    from kdcore.tensorboard import TensorBoard as TensorBoard
     from kdcore.values import MultiLabel as MultiLabel
     from kdcore.values import NoTask as NoTask
     from kdcore.values import Regression as Regression
@@ -65,6 +69,7 @@ _HOMES = {
         "require_maps",
     ),
     "api": ("Result", "distill"),
+    "comparing": ("Comparison", "compare", "compare_file"),
     "contract": ("Adapters", "AuxiliaryLoss", "Features", "Setup", "Shapes", "State", "Taps"),
     "distiller": ("Distiller", "Losses"),
     "errors": ("KdcoreError", "StrategyError"),
@@ -90,6 +95,7 @@ _HOMES = {
     ),
     "tasks": ("Classification", "Task"),
     "teachers": ("MovingAverageTeacher", "TeacherEnsemble"),
+    "tensorboard": ("TensorBoard",),
     "values": ("MultiLabel", "NoTask", "Regression"),
     "weights": ("Moving",),
 }

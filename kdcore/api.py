@@ -4,13 +4,13 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from kdcore.asking import Request
+from kdcore.asking import Identity, Request
 from kdcore.cache import SignalCache
 from kdcore.catalog import own_version
 from kdcore.contract import Setup
@@ -22,7 +22,8 @@ from kdcore.errors import ConfigError, DataError, ResumeError
 from kdcore.execution import Execution
 from kdcore.files import locked
 from kdcore.fingerprint import digest_of, machine_facts, source_of, structure_of
-from kdcore.history import History, Observer, accuracy_of
+from kdcore.frames import frame
+from kdcore.history import EpochRecord, History, Observer, accuracy_of
 from kdcore.nested import to_device
 from kdcore.probe import evaluating
 from kdcore.processes import here
@@ -35,6 +36,10 @@ from kdcore.teacher import AnyTeacher
 from kdcore.trainer import train
 from kdcore.validation import describe_validation
 from kdcore.weights import Moving
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
 
 Data = Samples | tuple[Tensor, Tensor] | Source
 
@@ -57,6 +62,55 @@ class Result:
     def accuracy(self) -> float:
         """The accuracy in per cent; a `ScoreError` where the task has none."""
         return accuracy_of(self.scores)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return the history as a table of pandas: a row an epoch.
+
+        Columns are ``epoch``, ``loss``, ``loss LABEL`` of each loss, the scores by name,
+        ``validation NAME`` of those on the validation data, ``lr``, ``samples`` and ``seconds``.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return frame(map(_flat, self.history.epochs))
+
+    def __rich__(self) -> "Table":
+        """Lay the history out for a terminal."""
+        from rich.table import Table
+
+        rows = [_flat(record) for record in self.history.epochs]
+        table = Table(pad_edge=False)
+        for name in rows[0] if rows else ():
+            table.add_column(name, justify="right")
+        for row in rows:
+            table.add_row(*(f"{each:.4g}" for each in row.values()))
+        return table
+
+
+def _flat(record: EpochRecord) -> dict[str, float]:
+    return {
+        "epoch": record.epoch,
+        "loss": record.loss,
+        **{f"loss {label}": value for label, value in record.losses.items()},
+        **record.scores,
+        **{f"validation {name}": value for name, value in record.validation.items()},
+        "lr": record.lr,
+        "samples": record.samples,
+        "seconds": record.seconds,
+    }
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What several trainings share of what their teachers say.
+
+    Attributes:
+        cache: where it is kept.
+        identities: who the teachers are, by name.
+    """
+
+    cache: SignalCache
+    identities: Mapping[str, Identity]
 
 
 def distill(
@@ -106,17 +160,52 @@ def distill(
         NonFiniteLossError: a loss became infinite or not a number.
         ResumeError: what was saved in the folder is of another training.
     """
-    try:
-        config = TrainConfig.model_validate(training)
-    except ValidationError as error:
-        raise ConfigError(describe_validation(error, "distill", TrainConfig)) from None
-    task = _task(task, config)
+    return distill_with(
+        None,
+        teacher,
+        student,
+        train_data,
+        eval_data,
+        strategies,
+        task=task,
+        validation_data=validation_data,
+        task_weight=task_weight,
+        seed=seed,
+        device=device,
+        observers=observers,
+        resume=resume,
+        **training,
+    )
+
+
+def distill_with(
+    kept: Kept | None,
+    teacher: AnyTeacher | Mapping[str, AnyTeacher] | None,
+    student: nn.Module,
+    train_data: Data,
+    eval_data: Data,
+    strategies: Iterable[Entry] = (),
+    *,
+    task: Task | None = None,
+    validation_data: Data | None = None,
+    task_weight: float | Moving | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    observers: Iterable[Observer] = (),
+    resume: Path | str | None = None,
+    **training: Any,
+) -> Result:
+    """Do what `distill` does, and share what teachers say with other trainings where given."""
+    config = training_of(training)
+    task = task_for(task, config)
     entries = tuple(strategies)
     if not task.learns and not entries:
         raise ConfigError("a task without a loss learns from strategies alone: give some")
-    source = _source(train_data, "train_data")
-    test = _source(eval_data, "eval_data")
-    validation = None if validation_data is None else _source(validation_data, "validation_data")
+    source = source_of_data(train_data, "train_data")
+    test = source_of_data(eval_data, "eval_data")
+    validation = (
+        None if validation_data is None else source_of_data(validation_data, "validation_data")
+    )
     for name, measured in (("eval_data", test), ("validation_data", validation)):
         if measured and task.learns and not bool(labelled_samples(measured.targets).any()):
             raise DataError(f"{name} has no labels to score predictions against")
@@ -146,13 +235,18 @@ def distill(
             if data is not None:
                 check_targets(task, data.targets, outputs, name)
         most = here().largest_share(config.micro_batch)
-        request = Request(distiller.teachers, source, most, place)
-        signals = SignalCache(CacheConfig(), lambda _: None).source(request)
+        if kept is None:
+            request = Request(distiller.teachers, source, most, place)
+            signals = SignalCache(CacheConfig(), lambda _: None).source(request)
+        else:
+            facts = {"precision": config.precision, "compile": config.compile}
+            request = Request(distiller.teachers, source, most, place, facts, kept.identities)
+            signals = kept.cache.source(request)
         saver = None
         if resume is not None:
             sources = {"train": source, "eval": test, "validation": validation}
-            facts = _facts(distiller, sources, config, seed, place)
-            saver = Saver(Path(resume), CheckpointConfig(), facts)
+            origin = _facts(distiller, sources, config, seed, place)
+            saver = Saver(Path(resume), CheckpointConfig(), origin)
         with nullcontext() if resume is None else _alone(Path(resume)):
             history = train(
                 distiller,
@@ -168,7 +262,24 @@ def distill(
     return Result(student, history.epochs[-1].scores, history)
 
 
-def _task(task: Task | None, config: TrainConfig) -> Task:
+def training_of(keys: Mapping[str, Any]) -> TrainConfig:
+    """Check the keys of a training.
+
+    Raises:
+        ConfigError: one is unknown or out of bounds.
+    """
+    try:
+        return TrainConfig.model_validate(dict(keys))
+    except ValidationError as error:
+        raise ConfigError(describe_validation(error, "training", TrainConfig)) from None
+
+
+def task_for(task: Task | None, config: TrainConfig) -> Task:
+    """Return the task of a training: classification if none is given.
+
+    Raises:
+        ConfigError: its label smoothing would be ignored.
+    """
     if task is None:
         return Classification(config.label_smoothing)
     if config.label_smoothing:
@@ -225,5 +336,14 @@ def _facts(
     }
 
 
-def _source(data: Data, name: str) -> Source:
+def source_of_data(data: Data, name: str) -> Source:
+    """Return data as a source.
+
+    Args:
+        data: what was handed over.
+        name: of it, for errors.
+
+    Raises:
+        DataError: it is empty, or no data set.
+    """
     return data if isinstance(data, Source) else source_from(data, name)

@@ -42,6 +42,7 @@ from kdcore.task_kinds import task_of
 from kdcore.tasks import Task
 from kdcore.teachers import TEACHER, needed, title_of
 from kdcore.teaching import AnyTeacherConfig, TeacherConfig, ensembles_in
+from kdcore.tensorboard import check_installed
 
 TRIED_SAMPLES = 8
 """Samples that losses are computed of before any training."""
@@ -99,6 +100,8 @@ class RunContext:
         for name, teacher in experiment.model_teachers.items():
             if teacher.shard:
                 check_several(here(), f"shard of {title_of(name)}")
+        if experiment.log.tensorboard:
+            check_installed()
         self.device = find_device(experiment.device)
         self.out = make_folder(out)
         wrappers = Catalog(WRAPPERS)

@@ -16,6 +16,7 @@ from kdcore.sections import (
     CheckpointConfig,
     DataConfig,
     ExportConfig,
+    LogConfig,
     ModelConfig,
     ProcessesConfig,
     Section,
@@ -165,6 +166,7 @@ class Experiment(Section):
     cache: CacheConfig = CacheConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     processes: ProcessesConfig = ProcessesConfig()
+    log: LogConfig = LogConfig()
     export: ExportConfig | None = None
 
     @property

@@ -26,7 +26,7 @@ from kdcore.tasks import Metric
 
 
 class TrainingDisplay:
-    """A bar with losses, images/s and time left on a terminal; one line an epoch everywhere.
+    """A bar with losses, speed, time left and score on a terminal; a line an epoch everywhere.
 
     Args:
         console: where to print.
@@ -56,11 +56,13 @@ class TrainingDisplay:
             TimeRemainingColumn(),
             TextColumn("{task.fields[speed]}"),
             TextColumn("{task.fields[losses]}"),
+            TextColumn("{task.fields[score]}"),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
+        self._score = ""
 
     def __enter__(self) -> Self:
         self._console.print(f"[bold]{escape(self._title)}[/]")
@@ -74,7 +76,12 @@ class TrainingDisplay:
         """Move the bar."""
         if self._task is None:
             self._task = self._bar.add_task(
-                "steps", total=record.steps, completed=record.step, speed="", losses=""
+                "steps",
+                total=record.steps,
+                completed=record.step,
+                speed="",
+                losses="",
+                score=self._score,
             )
         speed = self._bar.tasks[0].speed
         self._bar.update(
@@ -82,6 +89,7 @@ class TrainingDisplay:
             advance=1,
             speed=f"{speed * record.samples:,.0f} {self._things}/s" if speed else "",
             losses=escape(_losses(record.losses["total"], record.losses)),
+            score=self._score,
         )
 
     def on_epoch(self, record: EpochRecord) -> None:
@@ -93,8 +101,16 @@ class TrainingDisplay:
             line += f"  {shown.text(record.validation[self._metric.name])}"
         if self._metric and record.scores:
             line += f"  {self._metric.text(record.scores[self._metric.name])}"
+        self._score = self._so_far(record)
         line += f"  {record.samples / record.seconds:,.0f} {self._things}/s"
         self._bar.console.print(escape(line), highlight=False, soft_wrap=True)
+
+    def _so_far(self, record: EpochRecord) -> str:
+        """Return the score that was reached: that which chooses, where there is one."""
+        scores = record.validation or record.scores
+        if self._metric is None or not scores:
+            return ""
+        return escape(f"{self._metric.text(scores[self._metric.name])} so far")
 
 
 def _losses(total: float, losses: Mapping[str, float]) -> str:

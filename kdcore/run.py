@@ -73,7 +73,8 @@ def run_student(
         history, seconds = _learn(context, student, job, stages, teachers)
         origin = context.built(STUDENT).origin
         best_scores, task = None, context.task(context.experiment.train)
-        card = card_of(context.experiment, data, name, seed, history.epochs[-1].scores)
+        last = history.epochs[-1].scores
+        card = card_of(context.experiment, data, name, seed, last, origin=origin)
         save_weights(job.folder / STUDENT_WEIGHTS, student.state_dict(), card.metadata())
         card.save(job.folder / CARD)
         context.keep_outcome(student, job.folder / OUTCOME, data.test, data.validation)

@@ -448,6 +448,14 @@ class ExportConfig(Section):
         return self
 
 
+class LogConfig(Section):
+    """What is written of a training beside its own log, ``metrics.jsonl``."""
+
+    tensorboard: bool = Field(
+        False, description="also write losses and scores for TensorBoard, in each run's folder"
+    )
+
+
 class CheckpointConfig(Section):
     """When a training is saved, so that it continues there after whatever stops it."""
 

@@ -3,7 +3,8 @@
 Whose training it is, is decided in `faculty` and `run`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 
 from rich.markup import escape
@@ -19,6 +20,8 @@ from kdcore.listening import LiveSignals, SignalSource
 from kdcore.processes import here
 from kdcore.progress import MetricsLog, TrainingDisplay
 from kdcore.sections import TrainConfig
+from kdcore.tensorboard import FOLDER as TENSORBOARD
+from kdcore.tensorboard import TensorBoard
 from kdcore.trainer import train
 
 
@@ -63,6 +66,16 @@ def signals_of(
     )
 
 
+@contextmanager
+def _tensorboard(context: RunContext, job: Job, stage: int) -> Iterator[tuple[TensorBoard, ...]]:
+    """Write for TensorBoard, where that is wanted; each stage counts its own steps."""
+    if not context.experiment.log.tensorboard:
+        yield ()
+        return
+    with TensorBoard(job.folder / TENSORBOARD / f"stage{stage + 1}") as board:
+        yield (board,)
+
+
 def train_job(
     context: RunContext,
     distiller: Distiller,
@@ -101,6 +114,7 @@ def train_job(
             context.console, title, last, distiller.task.metric, data.things
         ) as display,
         MetricsLog(job.folder / METRICS) as log,
+        _tensorboard(context, job, stage) as board,
     ):
         signals = signals_of(context, distiller, config, source, identities)
         try:
@@ -113,7 +127,7 @@ def train_job(
                 validation=None if job.kind == "teacher" else data.validation,
                 workers=data.workers,
                 signals=signals,
-                observers=(display, log),
+                observers=(display, log, *board),
                 saver=saver,
                 epochs_before=epochs_before,
             )

@@ -511,6 +511,7 @@ def test_every_key_of_a_run_can_be_written_and_read_again(tmp_path: Path) -> Non
             "cache": {"mode": "disk", "dtype": "float16", "memory": 5, "disk": 6, "folder": "/c"},
             "checkpoint": {"steps": 4, "minutes": 0.5, "epochs": 0, "keep": 3},
             "processes": {"timeout": 2.5},
+            "log": {"tensorboard": True},
             "export": {"formats": ["onnx", "torch"], "int8": True},
             "wrappers": ["profiler"],
             "task": {

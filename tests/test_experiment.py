@@ -65,6 +65,7 @@ def test_every_key_that_is_no_table_is_described(kind: type[BaseModel]) -> None:
             "checkpoint",
             "processes",
             "export",
+            "log",
             "strategies",
             "candidates",
         )

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torchvision import models
 
@@ -16,6 +18,7 @@ from kdcore.errors import ModelError, UserError
 from kdcore.files import (
     load_weights,
     make_folder,
+    packed,
     read_json,
     read_weights,
     save_weights,
@@ -340,3 +343,19 @@ def test_infinities_are_taken_where_the_model_has_them_and_nowhere_else(
     save_weights(file, {"mask": torch.tensor([first, second])})
     with pytest.raises(ModelError, match="'mask' has values that are not finite"):
         load_weights(model, file, "teacher")
+
+
+def test_the_same_weights_and_metadata_are_the_same_bytes_and_read_back(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(3), "b": torch.ones(2, 2)}
+    metadata = {str(number): f"value ä {number}" for number in range(20)}
+    content = packed(tensors, metadata)
+    assert packed(tensors, metadata) == content
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(content)
+    with safe_open(file, "pt") as read:
+        assert read.metadata() == metadata
+        assert all(torch.equal(read.get_tensor(name), tensors[name]) for name in tensors)
+    # The library itself writes one order among many.
+    assert len({safetensors.torch.save(tensors, metadata) for _ in range(20)}) > 1
+    one = {"format": "pt"}
+    assert packed(tensors, one) == safetensors.torch.save(tensors, one)

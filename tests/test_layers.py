@@ -26,6 +26,7 @@ LAYERS = (
     (
         "kdcore.randomness",
         "kdcore.nested",
+        "kdcore.frames",
         "kdcore.statistics",
         "kdcore.files",
         "kdcore.devices",
@@ -114,7 +115,7 @@ LAYERS = (
     ("kdcore.cache",),
     ("kdcore.history", "kdcore.saving"),
     ("kdcore.shares",),
-    ("kdcore.trainer",),
+    ("kdcore.trainer", "kdcore.tensorboard"),
     ("kdcore.progress", "kdcore.job", "kdcore.api", "kdcore.pooling"),
     # runs
     ("kdcore.context",),
@@ -122,8 +123,23 @@ LAYERS = (
     ("kdcore.faculty",),
     ("kdcore.run",),
     ("kdcore.joblist",),
-    ("kdcore.comparison",),
+    ("kdcore.comparison", "kdcore.space"),
+    ("kdcore.tuning",),
+    ("kdcore.shipping.record",),
+    # reports
+    ("kdcore.report.rows", "kdcore.report.analysis", "kdcore.report.svg", "kdcore.report.folder"),
+    ("kdcore.report.table", "kdcore.report.html", "kdcore.report.study", "kdcore.report.gather"),
+    ("kdcore.report.figures",),
+    (
+        "kdcore.report.scores",
+        "kdcore.report.samples",
+        "kdcore.report.trust",
+        "kdcore.report.settings",
+    ),
+    ("kdcore.report.page",),
+    ("kdcore.report.write",),
     ("kdcore.report",),
+    ("kdcore.comparing",),
     # measuring
     ("kdcore.bench.measure", "kdcore.bench.work"),
     (
@@ -136,7 +152,7 @@ LAYERS = (
     ("kdcore.bench.methods", "kdcore.bench.parts"),
     ("kdcore.bench.cases",),
     # a student to ship
-    ("kdcore.shipping.extras", "kdcore.shipping.graph", "kdcore.shipping.record"),
+    ("kdcore.shipping.extras", "kdcore.shipping.graph"),
     (
         "kdcore.shipping.student",
         "kdcore.shipping.formats",

@@ -42,6 +42,19 @@ def test_a_terminal_gets_a_bar_with_losses_by_label() -> None:
     assert "logits 2.0000" in file.getvalue()
 
 
+def test_the_bar_shows_the_score_that_was_reached() -> None:
+    console = Console(file=io.StringIO(), width=200, force_terminal=True, legacy_windows=False)
+    with TrainingDisplay(console, "t", 10, ACCURACY) as display:
+        display.on_step(STEP)
+        display._bar.refresh()
+        assert isinstance(console.file, io.StringIO)
+        assert "so far" not in console.file.getvalue()
+        display.on_epoch(EPOCH)
+        display.on_step(STEP)
+        display._bar.refresh()
+    assert "accuracy 89.50 % so far" in console.file.getvalue()
+
+
 def test_the_metrics_log_has_a_line_a_step_and_a_line_an_epoch(tmp_path: Path) -> None:
     with MetricsLog(tmp_path / "m.jsonl") as log:
         log.on_step(STEP)

@@ -1,5 +1,6 @@
 """`kdcore compare`: the main job."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,9 @@ from kdcore.cli import options
 
 if TYPE_CHECKING:
     from kdcore.experiment import ComparisonConfig
+
+ALL = "all"
+"""What stands for every strategy that is installed."""
 
 EXAMPLE = (
     "Example: kdcore compare --data folder --root photos --strategies logits,logits+fitnets "
@@ -22,7 +26,8 @@ def command(
         str | None, typer.Option(help="A comparison that comes with kdcore: demo, tutorial.")
     ] = None,
     strategies: Annotated[
-        str | None, typer.Option(help="Candidates: names, with , between and + within them.")
+        str | None,
+        typer.Option(help="Candidates: names, with , between and + within them; or all."),
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds with commas: 42,43,44.")] = None,
     data: options.DataName = None,
@@ -34,11 +39,16 @@ def command(
     skip_unreadable: options.SkipUnreadable = False,
     teacher: options.TeacherFile = None,
     teacher_model: options.TeacherModel = None,
+    teacher_pretrained: options.TeacherPretrained = False,
+    teacher_fit: options.TeacherFit = None,
     student_model: options.StudentModel = None,
+    student_pretrained: options.StudentPretrained = False,
     image_size: options.ImageSize = None,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,
     lr: options.Lr = None,
+    select: options.Select = None,
+    export: options.Export = None,
     device: options.Device = None,
     precision: options.Precision = None,
     compiled: options.Compile = False,
@@ -57,6 +67,7 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Folder for all files.")] = None,
     json_file: options.Json = None,
     no_strategy: options.NoStrategy = None,
+    tensorboard: options.Tensorboard = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a teacher, the student alone and with each candidate from equal starts, and compare.
@@ -65,7 +76,7 @@ def command(
     (recipe demo). With other data: the same with all labels (recipe tutorial).
     """
     from kdcore import configfile
-    from kdcore.errors import ConfigError
+    from kdcore.errors import ConfigError, ModelError, StrategyError, TapError
 
     if file is not None and recipe is not None:
         raise ConfigError("give a file or --recipe, not both")
@@ -73,7 +84,10 @@ def command(
     default = "demo" if data in (None, "digits") else "tutorial"
     name = file.stem if file else recipe or default
     tree = configfile.read_file(file) if file else configfile.read_recipe(name)
-    if strategies is not None:
+    if strategies == ALL:
+        # Each with its own weights and settings, whatever the file has for some of them.
+        tree["candidates"] = configfile.candidates_for({}, ",".join(_usable(no_strategy or ())))
+    elif strategies is not None:
         tree["candidates"] = configfile.candidates_for(tree, strategies)
     how = options.engine(
         device, precision, compiled, augment_views, teacher_cache, teacher_cache_dtype, workers
@@ -83,6 +97,8 @@ def command(
         {
             "--teacher": ("weights", teacher),
             "--teacher-model": ("model", teacher_model),
+            "--teacher-pretrained": ("pretrained", teacher_pretrained or None),
+            "--teacher-fit": ("fit.mode", teacher_fit),
             "--image-size": ("image_size", image_size),
         },
     )
@@ -99,12 +115,18 @@ def command(
             "data.skip_unreadable": skip_unreadable or None,
             "teacher.weights": teacher,
             "teacher.model": teacher_model,
+            "teacher.pretrained": teacher_pretrained or None,
+            "teacher.fit.mode": teacher_fit,
             "student.model": student_model,
+            "student.pretrained": student_pretrained or None,
             "teacher.image_size": image_size,
             "student.image_size": image_size,
             "train.epochs": epochs,
             "train.batch_size": batch_size,
             "train.lr": lr,
+            "task.select": select,
+            "log.tensorboard": tensorboard or None,
+            **options.export_keys(export),
             **how,
         },
     )
@@ -120,6 +142,7 @@ def command(
     if listed:
         _list(config, json_file)
         return
+    options.check_export(config)
 
     from rich.console import Console
 
@@ -129,6 +152,7 @@ def command(
     from kdcore.files import write_json
     from kdcore.interruption import Interruption
     from kdcore.processes import joined
+    from kdcore.shipping import choice
 
     student = None if only is None else joblist.numbered(config, only)
     folder = out or options.OUT / options.folder_name(name, config)
@@ -140,9 +164,16 @@ def command(
         context = RunContext(
             config, folder, console, catalog, interruption=interruption, apart=apart
         )
-        results = comparison.compare(context, config, student)
+        try:
+            results = comparison.compare(context, config, student)
+        except (StrategyError, TapError, ModelError) as error:
+            if strategies != ALL:
+                raise
+            # Not every method goes with all models and data.
+            raise type(error)(f"{error}; --no-strategy NAME leaves a method out") from error
     if not processes.first:
         return
+    shipped = choice.attempt(config, results, context.note) if student is None else None
     if student is None:
         about = comparison.about(context)
         report.write_report(context.out, f"kdcore compare: {name}", about, results)
@@ -150,9 +181,27 @@ def command(
         write_json(json_file, report.as_json(results))
     console.quiet = False
     report.print_table(console, results)
-    file = context.out / comparison.REPORT
+    file = context.out / report.PAGE
     said = f"report: {file}" if student is None else f"report: kdcore report {context.out}"
     console.print(said, soft_wrap=True)
+    if shipped is not None:
+        shipped.tell(lambda line: console.print(line, markup=False, soft_wrap=True))
+
+
+def _usable(blocked: Collection[str]) -> list[str]:
+    """Return the names of all strategies that are installed; say which of them cannot be used."""
+    from kdcore.catalog import Catalog
+    from kdcore.errors import CatalogError
+
+    names = []
+    for each in Catalog(blocked=blocked).listings():
+        if each.problem:
+            typer.echo(f"left out: {each.name}, {each.problem}", err=True)
+        elif each.name not in names:
+            names.append(each.name)
+    if not names:
+        raise CatalogError(f"--strategies {ALL}: there are none to compare")
+    return names
 
 
 def _list(config: "ComparisonConfig", json_file: Path | None) -> None:

@@ -4,6 +4,7 @@ Nothing heavy is imported here: help must not wait for PyTorch.
 """
 
 import os
+import shlex
 import sys
 
 import typer
@@ -15,11 +16,14 @@ from kdcore.cli import (
     cache,
     check,
     compare,
+    export,
     layers,
     new_strategy,
+    predict,
     report,
     run,
     strategies,
+    tune,
 )
 from kdcore.errors import FULL, Interrupted, KdcoreError
 from kdcore.interruption import Stopped, exit_code_of
@@ -36,6 +40,9 @@ app = typer.Typer(
 app.command(name="compare", epilog=compare.EXAMPLE)(compare.command)
 app.command(name="run", epilog=run.EXAMPLE)(run.command)
 app.command(name="report", epilog=report.EXAMPLE)(report.command)
+app.command(name="tune", epilog=tune.EXAMPLE)(tune.command)
+app.command(name="export", epilog=export.EXAMPLE)(export.command)
+app.command(name="predict", epilog=predict.EXAMPLE)(predict.command)
 app.command(name="strategies", epilog=strategies.EXAMPLE)(strategies.command)
 app.command(name="new-strategy", epilog=new_strategy.EXAMPLE)(new_strategy.command)
 app.command(name="check", epilog=check.EXAMPLE)(check.command)
@@ -71,19 +78,21 @@ def run_command(arguments: list[str]) -> int:
     try:
         code = app(arguments, prog_name="kdcore", standalone_mode=False)
         # Typer turns an interrupt into this code and says nothing.
-        return _interrupted() if code == INTERRUPTED else code if isinstance(code, int) else 0
+        if code == INTERRUPTED:
+            return _interrupted(arguments)
+        return code if isinstance(code, int) else 0
     except Interrupted as stopped:
-        typer.echo(str(stopped), err=True)
+        typer.echo(f"{stopped}{_again(arguments)}", err=True)
         return stopped.exit_code
     except Stopped as stopped:
-        return _interrupted(exit_code_of(stopped.signal))
+        return _interrupted(arguments, exit_code_of(stopped.signal))
     except KdcoreError as error:
         return _fail(str(error), error.exit_code)
     except TyperException as error:
         message = error.format_message()
         return _fail(message, 2) if message else 0  # nothing was asked for: help was shown
     except (KeyboardInterrupt, Abort):
-        return _interrupted()
+        return _interrupted(arguments)
     except BrokenPipeError:
         # The reader has gone; leave quietly, and keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -96,12 +105,18 @@ def run_command(arguments: list[str]) -> int:
         return _fail(f"no space left{where}: make room, and the same command continues", 3)
 
 
-def _interrupted(code: int = INTERRUPTED) -> int:
+def _interrupted(arguments: list[str], code: int = INTERRUPTED) -> int:
     return _fail(
         "stopped at once; the same command keeps finished runs, and continues this one where it "
-        "was saved",
+        f"was saved{_again(arguments)}",
         code,
     )
+
+
+def _again(arguments: list[str]) -> str:
+    """Return the command that goes on, to copy; nothing where `torchrun` was told it."""
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    return f": kdcore {shlex.join(arguments)}" if alone else ""
 
 
 def _fail(message: str, code: int) -> int:

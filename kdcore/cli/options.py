@@ -89,6 +89,9 @@ NoStrategy = Annotated[
         "--no-strategy", metavar="NAME", help="Never import this strategy; may be given repeatedly."
     ),
 ]
+Tensorboard = Annotated[
+    bool, typer.Option("--tensorboard", help="Also write losses and scores for TensorBoard.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone.")]
 Json = Annotated[
     Path | None, typer.Option("--json", help="Also write the result here, for programs.")
@@ -156,12 +159,17 @@ def export_keys(text: str | None) -> dict[str, Any]:
 
 
 def check_json(path: Path | None) -> None:
+    """Refuse a file of results that could not be written when the work is done."""
+    check_file("--json", path)
+
+
+def check_file(option: str, path: Path | None) -> None:
     """Refuse a file that could not be written when the work is done."""
     from kdcore.errors import UserError
 
     if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
         raise UserError(
-            f"--json {path}: cannot be written: it is a folder, or its folder is missing"
+            f"{option} {path}: cannot be written: it is a folder, or its folder is missing"
         )
 
 

@@ -30,6 +30,7 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Folder for all files.")] = None,
     json_file: options.Json = None,
     no_strategy: options.NoStrategy = None,
+    tensorboard: options.Tensorboard = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Train one student with the strategies of a file, and its teacher first without weights."""
@@ -41,32 +42,35 @@ def command(
     if file is None:
         if resume is None:
             raise ConfigError("give a FILE, or --resume FOLDER")
-        from kdcore.job import CONFIG, begun_in
+        from kdcore.job import CONFIG as RESOLVED
+        from kdcore.job import begun_in
 
         begun_in(resume)
-        file = resume / CONFIG
+        file = resume / RESOLVED
     tree = configfile.read_file(file)
     how = options.engine(
         device, precision, compiled, augment_views, teacher_cache, teacher_cache_dtype, workers
     )
-    options.assign(tree, how)
+    options.assign(tree, {**how, "log.tensorboard": tensorboard or None})
     configfile.override(tree, assignments or [])
     config = configfile.as_run(tree, str(file))
     options.check_json(json_file)
     options.announce_imports(*config.imports)
+    options.check_export(config)
 
     from rich.console import Console
 
     from kdcore import report
     from kdcore.catalog import Catalog
-    from kdcore.comparison import data_line, rehearse
+    from kdcore.comparison import about, data_line, rehearse
     from kdcore.context import Resume, RunContext
     from kdcore.faculty import run_teachers, teacher_rows
     from kdcore.files import write_json
     from kdcore.interruption import Interruption
-    from kdcore.job import STUDENT, STUDENT_WEIGHTS, begun_in
+    from kdcore.job import CONFIG, STUDENT, STUDENT_WEIGHTS, begun_in
     from kdcore.processes import joined
     from kdcore.run import run_student
+    from kdcore.shipping import choice
 
     name = config.name or STUDENT
     if resume is not None:
@@ -94,8 +98,13 @@ def command(
     if not processes.first:
         return
     results.append(result)
+    shipped = choice.attempt(config, results, context.note)
+    folder = Path(result.folder)
+    report.write_report(folder, f"kdcore run: {name}", about(context, CONFIG), results)
     if json_file is not None:
         write_json(json_file, report.as_json(results))
     console.quiet = False
     report.print_table(console, results)
-    console.print(f"student: {Path(result.folder) / STUDENT_WEIGHTS}", soft_wrap=True)
+    console.print(f"student: {folder / STUDENT_WEIGHTS}", soft_wrap=True)
+    console.print(f"report: {folder / report.PAGE}", soft_wrap=True)
+    shipped.tell(lambda line: console.print(line, markup=False, soft_wrap=True))

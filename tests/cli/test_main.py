@@ -1,4 +1,5 @@
 import json
+import shutil
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image
 import kdcore
 from kdcore.cli.main import run_command
 from kdcore.experiment import StrategyConfig
+from tests.shipped import SHIPPED
 
 SMALL = (
     *("--recipe", "tutorial", "--epochs", "1", "--limit", "60", "--batch-size", "16"),
@@ -37,7 +39,7 @@ def error(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     def run(*arguments: str | Path, code: int = 2) -> str:
         assert run_command([str(argument) for argument in arguments]) == code
         lines = capsys.readouterr().err.splitlines()
-        assert all(line.startswith("importing ") for line in lines[:-1])
+        assert all(line.startswith(("importing ", "left out: ")) for line in lines[:-1])
         assert lines[-1].startswith("error: ")
         return lines[-1]
 
@@ -85,6 +87,34 @@ def test_strategies_are_selected_and_combined_by_name(tmp_path: Path) -> None:
     rows = json.loads(result.read_text())["rows"]
     assert [row["name"] for row in rows[2:4]] == ["fitnets", "logits+cosine"]
     assert [row["seed"] for row in rows] == [1] * 4 + [2] * 4
+
+
+def test_all_is_every_strategy_that_is_installed_and_not_blocked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["compare", "--strategies", "all", "--list", "--no-strategy", "review"]
+    assert run_command(arguments) == 0
+    said = capsys.readouterr()
+    names = [line.split()[-1] for line in said.out.splitlines()]
+    assert set(names) >= {"student", *SHIPPED} - {"review"}
+    assert len(names) == len(set(names))
+    assert "review" not in names
+    assert "left out: review, blocked by name" in said.err
+
+
+def test_a_method_that_does_not_go_with_the_data_can_be_left_out_of_all(
+    tmp_path: Path, folder: Path, error: Callable[..., str]
+) -> None:
+    shutil.rmtree(folder / "cat")  # of two classes there is nothing left to standardize
+    blocked = [
+        f"--no-strategy={name}" for name in SHIPPED if name not in ("logits", "standardized")
+    ]
+    said = error(
+        "compare", "--data", "folder", "--root", folder, "--strategies", "all", *blocked,
+        "--epochs", "1", "--teacher-model", "lightnn", "--out", tmp_path / "out", code=3,
+    )  # fmt: skip
+    assert "strategy 'standardized'" in said
+    assert said.rstrip().endswith("--no-strategy NAME leaves a method out")
 
 
 def test_set_reaches_the_settings_of_a_candidate(

@@ -1,0 +1,297 @@
+"""A comparison in one call, of models and data at hand or of an experiment's file.
+
+What is compared how is in `comparison`; one training in one call is in `api`.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from io import StringIO
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from kdcore import configfile, report
+from kdcore.api import Data, Kept, distill_with, source_of_data, task_for, training_of
+from kdcore.asking import Identity
+from kdcore.cache import SignalCache
+from kdcore.comparison import Row, about, table
+from kdcore.comparison import compare as run_comparison
+from kdcore.context import RunContext
+from kdcore.contract import Setup
+from kdcore.data.source import Source
+from kdcore.devices import find_device
+from kdcore.distiller import Distiller
+from kdcore.errors import ConfigError, ModelError
+from kdcore.evaluation import evaluate
+from kdcore.fingerprint import digest_of, structure_of
+from kdcore.frames import frame
+from kdcore.job import STUDENT, RunResult
+from kdcore.sections import CacheConfig
+from kdcore.selection import Entry
+from kdcore.tasks import Task
+from kdcore.teacher import AnyTeacher, models_of, named
+from kdcore.teachers import TEACHER, title_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison came to; shown as a table on terminals and in notebooks.
+
+    Attributes:
+        results: every run: teachers, the student alone, and each candidate, seed by seed.
+        students: of models at hand, each trained student by name and seed; ``"student"`` is the
+            one alone.
+        folder: of an experiment's file, where its report is; None of models at hand.
+    """
+
+    results: tuple[RunResult, ...]
+    students: Mapping[tuple[str, int], nn.Module] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    folder: Path | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        """One row a name, over all seeds, with differences to the student alone."""
+        return table(self.results)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return the runs as a table of pandas: a row each.
+
+        Columns are ``name``, ``seed``, the scores by name, ``best NAME`` of the weights that were
+        best on the validation data, ``loss``, ``seconds`` and ``best epoch``.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return frame(map(_flat, self.results))
+
+    def __rich__(self) -> "Table":
+        """Lay the table out for a terminal."""
+        return report.terminal_table(self.results)
+
+    def __str__(self) -> str:
+        """Return the table as Markdown."""
+        return report.markdown_table(self.results)
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+        from html import escape
+
+        from rich.console import Console
+
+        console = Console(record=True, width=200, file=StringIO())
+        console.print(report.terminal_table(self.results))
+        return f"<pre>{escape(console.export_text())}</pre>"
+
+
+def _flat(result: RunResult) -> dict[str, object]:
+    best = {f"best {name}": value for name, value in (result.best_scores or {}).items()}
+    return {
+        "name": result.name,
+        "seed": result.seed,
+        **result.scores,
+        **best,
+        "loss": result.loss,
+        "seconds": result.seconds,
+        "best epoch": result.best_epoch,
+    }
+
+
+def compare(
+    teacher: AnyTeacher | Mapping[str, AnyTeacher],
+    student: Callable[[], nn.Module],
+    train_data: Data,
+    eval_data: Data,
+    candidates: Mapping[str, Iterable[Entry]] | Sequence[str],
+    *,
+    seeds: Iterable[int] = (0, 1, 2),
+    task: Task | None = None,
+    validation_data: Data | None = None,
+    device: str = "auto",
+    **training: Any,
+) -> Comparison:
+    """Train the student alone and with each candidate, from equal starts, seed by seed.
+
+    What the teachers say is kept and shared by all runs, where samples are the same every epoch.
+
+    Args:
+        teacher: trained model to learn from, or several by name, as `distill` takes them.
+        student: returns a new student each time; torch's random stream is seeded before.
+        train_data: as `distill` takes it.
+        eval_data: the like; it chooses nothing.
+        candidates: by label, the strategies that a candidate learns by; or the names of some, of
+            which each is a candidate.
+        seeds: of initial weights, order, dropout and adapters.
+        task: what the student is for; classification if not given.
+        validation_data: to choose the best weights on.
+        device: ``"auto"`` for the accelerator where there is one; or its name.
+        training: keys of ``[train]``.
+
+    Returns:
+        `Comparison`.
+
+    Raises:
+        ConfigError: a key, a candidate or a seed is wrong.
+        DataError: the data is empty, or its targets are not the task's.
+        ModelError: the student does not begin with the same weights each time.
+        NonFiniteLossError: a loss became infinite or not a number.
+    """
+    given = _candidates(candidates)
+    chosen = _seeds(seeds)
+    config = training_of(training)
+    what_for = task_for(task, config)
+    place = find_device(device)
+    teachers = named(teacher)
+    source = source_of_data(train_data, "train_data")
+    test = source_of_data(eval_data, "eval_data")
+    cache = SignalCache(CacheConfig(disk=0), lambda _: None)
+    models = models_of(teachers)
+    kept = Kept(cache, {name: Identity(structure_of(model)) for name, model in models.items()})
+    sample = source.batch(torch.arange(min(2, len(source))))
+    for entries in given.values():  # what cannot work fails before any training
+        with Distiller(
+            teachers,
+            _new(student, chosen[0]),
+            entries,
+            sample_input=sample.inputs,
+            teacher_sample_input=sample.teacher_inputs,
+            setup=Setup(targets=source.targets),
+            task=what_for,
+            device=place,
+        ) as distiller:
+            cache.expect(distiller.teachers)
+    teaching = list(_taught_by(models, test, what_for, place))
+    plans: dict[str, tuple[Entry, ...]] = {STUDENT: ()} if what_for.learns else {}
+    plans |= given
+    results: list[RunResult] = []
+    students: dict[tuple[str, int], nn.Module] = {}
+    for seed in chosen:
+        results += [replace(row, seed=seed) for row in teaching]
+        start = ""
+        for name, entries in plans.items():
+            model = _new(student, seed)
+            begins = digest_of(model.state_dict())
+            if begins != (start or begins):
+                raise ModelError(
+                    "the student began with other weights than before: return a new model each "
+                    "time, and draw its weights from torch's random stream"
+                )
+            start = begins
+            result = distill_with(
+                kept,
+                teachers if entries else None,
+                model,
+                source,
+                test,
+                entries,
+                task=task,
+                validation_data=validation_data,
+                seed=seed,
+                device=device,
+                **training,
+            )
+            students[name, seed] = model
+            best = None
+            if result.history.best_weights is not None:
+                choice = copy.deepcopy(model)
+                choice.load_state_dict(result.history.best_weights)
+                best = evaluate(choice, test, what_for)
+            last = result.history.epochs[-1]
+            results.append(
+                RunResult(
+                    name,
+                    seed,
+                    result.scores,
+                    last.loss,
+                    sum(record.seconds for record in result.history.epochs),
+                    tuple(asdict(record) for record in result.history.epochs),
+                    result.history.best_epoch,
+                    best,
+                    "",
+                    what_for.metrics,
+                )
+            )
+    return Comparison(tuple(results), MappingProxyType(students))
+
+
+def compare_file(
+    file: Path | str, *assignments: str, out: Path | str | None = None, quiet: bool = True
+) -> Comparison:
+    """Run the comparison of an experiment file, as ``kdcore compare FILE`` does.
+
+    Args:
+        file: of a comparison.
+        assignments: keys to override, as ``"train.epochs=3"``.
+        out: folder for all files; ``kdcore-runs/`` and the file's name if not given.
+        quiet: whether to print nothing on the way.
+
+    Raises:
+        UserError: the file, the data or a model cannot be used.
+        RunError: a run failed; those that were finished are kept, and the same call continues.
+    """
+    from rich.console import Console
+
+    file = Path(file)
+    tree = configfile.read_file(file)
+    configfile.override(tree, list(assignments))
+    config = configfile.as_comparison(tree, str(file))
+    folder = Path(out) if out is not None else Path("kdcore-runs") / file.stem
+    console = Console(quiet=quiet, highlight=False, emoji=False)
+    context = RunContext(config, folder, console)
+    results = run_comparison(context, config)
+    report.write_report(context.out, f"kdcore compare: {file.stem}", about(context), results)
+    return Comparison(tuple(results), folder=context.out)
+
+
+def _taught_by(
+    models: Mapping[str, nn.Module], test: Source, task: Task, place: torch.device
+) -> Iterator[RunResult]:
+    """Score the teachers that have logits."""
+    for name, model in models.items():
+        try:
+            scores = evaluate(model.to(place), test, task)
+        except ModelError:  # one without logits serves methods on features
+            continue
+        yield RunResult(title_of(name), 0, scores, None, 0.0, (), None, None, "", task.metrics)
+
+
+def _candidates(
+    given: Mapping[str, Iterable[Entry]] | Sequence[str],
+) -> dict[str, tuple[Entry, ...]]:
+    if not isinstance(given, Mapping):
+        given = {name: [name] for name in given}
+    found = {label: tuple(entries) for label, entries in given.items()}
+    for label, entries in found.items():
+        if label in (STUDENT, TEACHER) or label.startswith(title_of("")):
+            raise ConfigError(f"candidates: {label!r} is kdcore's own row: give it another label")
+        if not entries:
+            raise ConfigError(
+                f"candidates: {label!r} has no strategies; the student alone is compared anyway"
+            )
+    if not found:
+        raise ConfigError("candidates: there are none to compare")
+    return found
+
+
+def _seeds(given: Iterable[int]) -> tuple[int, ...]:
+    seeds = tuple(given)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ConfigError(f"seeds: {list(seeds)}: give one or more, each once")
+    return seeds
+
+
+def _new(student: Callable[[], nn.Module], seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    model = student()
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"student returned {type(model).__name__}, not an nn.Module")
+    return model

@@ -1,0 +1,31 @@
+"""The libraries that ONNX needs, which kdcore itself does not."""
+
+from importlib.util import find_spec
+
+from kdcore.errors import UserError
+from kdcore.sections import ExportConfig
+
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+
+
+def check_onnx(what: str) -> None:
+    """Refuse what needs ONNX where its libraries are missing.
+
+    Args:
+        what: begins the error.
+
+    Raises:
+        UserError: names those that are missing, and how to install them.
+    """
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise UserError(f'{what} needs {" and ".join(missing)}: pip install "kdcore[export]"')
+
+
+def check_formats(config: ExportConfig) -> None:
+    """Refuse formats whose libraries are missing, before anything is trained for them.
+
+    Raises:
+        UserError: as `check_onnx`.
+    """
+    if "onnx" in config.formats:
+        check_onnx("export")

@@ -1,0 +1,148 @@
+"""Exported files as they are used: opened anew, and run on samples."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdcore.card import KEYS, Card
+from kdcore.errors import ModelError, UserError
+from kdcore.models.build import build_model
+from kdcore.sections import ModelConfig
+from kdcore.shipping.extras import check_onnx
+from kdcore.shipping.graph import Inputs, shipped
+
+ONNX, TORCH, SAFETENSORS = ".onnx", ".pt2", ".safetensors"
+ENDINGS = (ONNX, TORCH, SAFETENSORS)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A student that can be run.
+
+    Attributes:
+        card: its card.
+        run: gives logits, on the CPU, of samples: images are ``uint8 [batch, 3, size, size]``.
+        runtime: what runs it, with its version and threads.
+    """
+
+    card: Card
+    run: Callable[[Inputs], Tensor]
+    runtime: str
+
+
+def open_file(path: Path) -> Opened:
+    """Open an exported file, by its ending.
+
+    A ``.pt2`` file holds a program, which runs as code does.
+
+    Raises:
+        UserError: it does not exist, is of another kind, damaged, or holds no card.
+    """
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {found}; give a file that kdcore export wrote")
+    openers = {ONNX: open_onnx, TORCH: open_torch, SAFETENSORS: open_weights}
+    if path.suffix not in openers:
+        raise UserError(f"{path}: expected a file that ends in {', '.join(ENDINGS)}")
+    return openers[path.suffix](path)
+
+
+def open_onnx(path: Path) -> Opened:
+    """Open an ONNX file in a session of its own."""
+    check_onnx(str(path))
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # it has a type a status, none of which is public
+        raise ModelError(f"{path} cannot be opened by onnxruntime: {_first_line(error)}") from None
+    card = _known(Card.of_metadata(session.get_modelmeta().custom_metadata_map, str(path)), path)
+
+    def run(inputs: Inputs) -> Tensor:
+        values = {name: tensor.numpy() for name, tensor in inputs.by_name().items()}
+        return torch.from_numpy(session.run(None, values)[0])
+
+    return Opened(card, run, f"onnxruntime {onnxruntime.__version__}, {_threads()}")
+
+
+def open_torch(path: Path) -> Opened:
+    """Open a file of ``torch.export``."""
+    extra: dict[str, Any] = dict.fromkeys(KEYS, "")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of PyTorch's own insides
+            program = torch.export.load(path, extra_files=extra)
+            module = program.module()
+    except Exception as error:  # what it raises on a file that is something else is not documented
+        raise ModelError(f"{path} cannot be opened by torch.export: {_first_line(error)}") from None
+    found = {
+        key: value.decode() if isinstance(value, bytes) else value
+        for key, value in extra.items()
+        if value
+    }
+    card = _known(Card.of_metadata(found, str(path)), path)
+    return Opened(card, _without_gradients(module), _pytorch())
+
+
+def open_weights(path: Path) -> Opened:
+    """Build the model that a safetensors file names; one of kdcore's own or of a library's."""
+    card = _known(Card.of_weights(path), path)
+    if ":" in card.model or card.image is None:
+        raise UserError(
+            f"{path} names {card.model!r}, which files of weights may not import: give the folder "
+            "of its run, or an .onnx or .pt2 file of it"
+        )
+    config = ModelConfig(model=card.model, output=card.output, weights=path)
+    student = build_model(config, card.outputs, card.image.size, str(path))
+    return open_student(student, card)
+
+
+def open_student(student: torch.nn.Module, card: Card, names: Sequence[str] = ()) -> Opened:
+    """Take a student as PyTorch runs it.
+
+    Args:
+        student: the student.
+        card: its card.
+        names: what its inputs are called, in order, where they are no images.
+    """
+    return Opened(card, _without_gradients(shipped(student, card.image, names)), _pytorch())
+
+
+def _without_gradients(module: Callable[..., Any]) -> Callable[[Inputs], Tensor]:
+    def run(inputs: Inputs) -> Tensor:
+        with torch.no_grad():
+            return inputs.run(module)
+
+    return run
+
+
+def _known(card: Card | None, path: Path) -> Card:
+    if card is None:
+        raise UserError(
+            f"{path} holds no card of a student, so that its classes and images are not known: "
+            "give a file that kdcore export wrote"
+        )
+    return card
+
+
+def _pytorch() -> str:
+    return f"PyTorch {torch.__version__}, {_threads()}"
+
+
+def _threads() -> str:
+    count = torch.get_num_threads()
+    return f"{count} thread" if count == 1 else f"{count} threads"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,586 @@
+"""Searching for an experiment's settings on its validation split, candidate by candidate.
+
+What can be searched for is in `space`. The test samples are never looked at here.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from pydantic import ValidationError
+
+from kdcore import space
+from kdcore.automatic import find
+from kdcore.catalog import own_version
+from kdcore.comparison import rehearse
+from kdcore.context import RunContext
+from kdcore.ensemble import Member
+from kdcore.errors import (
+    ConfigError,
+    Interrupted,
+    KdcoreError,
+    RunError,
+    TapError,
+    UserError,
+    unknown,
+)
+from kdcore.experiment import CandidateConfig, ComparisonConfig, StageConfig
+from kdcore.faculty import Teacher, run_teachers
+from kdcore.files import locked, write_json
+from kdcore.fingerprint import fingerprint_of, fingerprint_of_facts, source_of
+from kdcore.history import EpochRecord
+from kdcore.job import STUDENT
+from kdcore.joblist import students
+from kdcore.models.build import code_of
+from kdcore.probe import trace
+from kdcore.randomness import derive_seed
+from kdcore.readings import StepRecord
+from kdcore.selection import select
+from kdcore.space import Dimension, Value
+from kdcore.tasks import Metric
+from kdcore.teachers import TEACHER
+from kdcore.trainer import train
+from kdcore.training import signals_of
+from kdcore.validation import describe_validation
+
+TRIALS = "tune.json"
+JOURNAL = "tune.journal"
+"""Optuna's own record, from which a search goes on."""
+
+STARTUP = 4
+"""So many trials of a candidate are drawn at random, and none of them is stopped early."""
+
+Range = tuple[float, float, bool]
+"""Lowest and highest value, and whether it is searched by the logarithm."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One try of a candidate.
+
+    Attributes:
+        number: from 0, within its candidate; 0 is what it would be without a search.
+        state: ``"complete"``, ``"pruned"`` (stopped early) or ``"failed"``.
+        score: mean over the tuning seeds of the best on the validation split; None where it was
+            not reached.
+        values: by path, see `kdcore.space.Dimension`.
+        epochs: validation scores of the first tuning seed, by epoch from 1.
+        why: it failed.
+    """
+
+    number: int
+    state: str
+    score: float | None
+    values: Mapping[str, Value]
+    epochs: Mapping[int, float]
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search came to for one candidate.
+
+    Attributes:
+        label: of the candidate; ``"student"`` is the student alone.
+        searched: what was searched for.
+        trials: all of them.
+        best: the best one.
+    """
+
+    label: str
+    searched: tuple[Dimension, ...]
+    trials: tuple[Trial, ...]
+    best: Trial
+
+
+class Tried(Protocol):
+    """What of Optuna's trial is used."""
+
+    def report(self, value: float, step: int) -> None:
+        """Take a score after so many epochs."""
+
+    def should_prune(self) -> bool:
+        """Return whether others did better by then."""
+
+
+def check_installed() -> None:
+    """Refuse to search where Optuna is missing.
+
+    Raises:
+        UserError: it is.
+    """
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        raise UserError('kdcore tune needs Optuna: pip install "kdcore[tune]"') from None
+
+
+def tuning_seeds(config: ComparisonConfig, given: Sequence[int] | None = None) -> list[int]:
+    """Return the seeds of trials, which are none of those that are reported.
+
+    Args:
+        config: the comparison.
+        given: seeds that are wanted; one that is derived from the comparison's if not given.
+
+    Raises:
+        ConfigError: they overlap, or one is given twice or cannot be a seed.
+    """
+    if given is None:
+        numbered = (derive_seed(config.seeds[0], "tuning", each) % 2**31 for each in range(100))
+        return [next(seed for seed in numbered if seed not in config.seeds)]
+    if both := sorted(set(given) & set(config.seeds)):
+        raise ConfigError(
+            f"--seeds: {both[0]} is a seed that the file reports: what is chosen on a seed looks "
+            "better on it than it is; take others"
+        )
+    if len(set(given)) != len(given) or not given or min(given) < 0:
+        raise ConfigError(
+            f"--seeds {','.join(map(str, given))}: expected numbers from 0, each once"
+        )
+    return list(given)
+
+
+def check_searchable(config: ComparisonConfig) -> None:
+    """Refuse to search where nothing is held out to choose on.
+
+    Raises:
+        ConfigError: nothing is.
+    """
+    if not config.data.validation and not config.data.named:
+        raise _nothing_held_out()
+
+
+def _nothing_held_out() -> ConfigError:
+    return ConfigError(
+        "tune chooses on a validation split, never on the test samples: hold some of the training "
+        "samples out (data.validation = 0.2)"
+    )
+
+
+class Search:
+    """The search of one comparison.
+
+    All trials learn from the same teachers, those of the first tuning seed, whose answers are
+    computed once.
+
+    Args:
+        context: made from the same experiment.
+        config: the comparison; images must be held out for validation.
+        seeds: of trials.
+        ranges: other ranges, by ``candidates.LABEL.strategies.NAME.KEY``,
+            ``candidates.LABEL.task_weight`` or ``train.lr``.
+
+    Raises:
+        ConfigError: there is no validation split, or no score, or a range is of nothing.
+        UserError: Optuna is missing, or a candidate cannot be set up as it is.
+    """
+
+    def __init__(
+        self,
+        context: RunContext,
+        config: ComparisonConfig,
+        seeds: Sequence[int],
+        ranges: Mapping[str, Range] | None = None,
+    ) -> None:
+        check_installed()
+        check_searchable(config)
+        if context.data.validation is None:
+            raise _nothing_held_out()
+        metric = context.task(config.train).metric
+        if metric is None:
+            raise ConfigError("tune: the task has no score to choose by; give it one (task.metric)")
+        self.metric: Metric = metric
+        self._context, self._config, self._seeds = context, config, tuple(seeds)
+        self._validation, self._lr = context.data.validation, config.train.lr
+        self._plans = {
+            each.name: each.plan for each in students(config) if each.seed == config.seeds[0]
+        }
+        maps = self._maps()
+        self._spaces = {name: tuple(self._space(plan, maps)) for name, plan in self._plans.items()}
+        for named, range_ in (ranges or {}).items():
+            self._narrow(named, range_)
+        self._rehearse()
+
+    def _maps(self) -> dict[str, tuple[str, ...]]:
+        """Return the stages of each model, among which its feature maps are chosen."""
+        context, seed = self._context, self._seeds[0]
+        sample = context.data.student.batch(torch.arange(min(2, len(context.data.student))))
+        models = {STUDENT: (context.new_student(seed), sample.inputs)}
+        if self._config.teachers is None and TEACHER in self._config.model_teachers:
+            models[TEACHER] = (context.new_teacher(seed), sample.teacher_inputs)
+        found: dict[str, tuple[str, ...]] = {}
+        for where, (model, given) in models.items():
+            try:
+                taps = find("stages", trace(model.to("cpu"), given, where))
+            except TapError:
+                continue  # no such model has maps to choose among
+            found[where] = tuple(map(str, taps))
+        return found
+
+    def _space(
+        self, plan: Sequence[StageConfig], maps: Mapping[str, Sequence[str]]
+    ) -> Iterator[Dimension]:
+        yield space.of_lr(self._lr)
+        task = self._config.task.kind != "none"
+        for number, stage in enumerate(plan):
+            yield from space.of_stage(number, stage, self._members(stage), maps, task=task)
+
+    def _members(self, stage: StageConfig) -> list[Member]:
+        """Return one member of each entry; one that learns from all teachers is several alike."""
+        names = tuple(self._config.teachers_by_name)
+        return [select([entry], names, self._context.catalog)[0] for entry in stage.strategies]
+
+    def _narrow(self, named: str, range_: Range) -> None:
+        """Give a dimension the range that a user wants: the learning rate everybody's.
+
+        Raises:
+            ConfigError: there is no such dimension, or the range is none of its.
+        """
+        known = {
+            (label, each.path): self._named(label, each.path)
+            for label, dimensions in self._spaces.items()
+            for each in dimensions
+        }
+        if named not in known.values():
+            raise ConfigError(f"--search: {unknown('setting', named, known.values())}")
+        for label, dimensions in self._spaces.items():
+            changed = []
+            for each in dimensions:
+                if known[label, each.path] == named:
+                    try:
+                        each = each.within(*range_)
+                        self._check_ends(label, each)
+                    except KdcoreError as error:
+                        raise ConfigError(f"--search {named}: {error}") from None
+                changed.append(each)
+            self._spaces[label] = tuple(changed)
+
+    def _check_ends(self, label: str, dimension: Dimension) -> None:
+        """Refuse a range whose ends cannot be values."""
+        for end in (dimension.low, dimension.high):
+            assert end is not None
+            value = int(end) if dimension.whole else end
+            for stage in self._with(label, {dimension.path: value}):
+                self._members(stage)
+
+    def _with(self, label: str, values: Mapping[str, Value]) -> tuple[StageConfig, ...]:
+        """Return a candidate's stages with some values.
+
+        Raises:
+            ConfigError: it cannot have them.
+        """
+        try:
+            plan = space.with_values(self._plans[label], values, self._lr)
+            for stage in plan:
+                self._config.stage_train(stage)
+        except ValidationError as error:
+            raise ConfigError(describe_validation(error, label, StageConfig)) from None
+        return plan
+
+    def _named(self, label: str, path: str) -> str:
+        """Return a path as users write it."""
+        if path == space.LR:
+            return "train.lr"
+        number, place, *key = path.split(".", 2)
+        stage = f".stages.{number}" if len(self._plans[label]) > 1 else ""
+        if not key:
+            return f"candidates.{label}{stage}.{place}"
+        entry = self._plans[label][int(number)].strategies[int(place)]
+        return f"candidates.{label}{stage}.strategies.{entry.label or entry.name}.{key[0]}"
+
+    def _rehearse(self) -> None:
+        """Set everything up once, so that a teacher says in one pass all that trials may ask.
+
+        A choice that a candidate cannot be set up with, such as a tap that does not fit its
+        method, is none.
+        """
+        seed = self._seeds[0]
+        models = self._context.new_teachers(seed)
+        for label, dimensions in self._spaces.items():
+            rehearse(self._context, seed, models, self._with(label, {}))
+            kept = []
+            for each in dimensions:
+                choices = []
+                for choice in each.choices:
+                    try:
+                        if choice != each.default:
+                            plan = self._with(label, {each.path: choice})
+                            rehearse(self._context, seed, models, plan)
+                    except KdcoreError as error:
+                        named = self._named(label, each.path)
+                        self._context.note(f"left out: {named} = {choice}: {error}")
+                        continue
+                    choices.append(choice)
+                if len(choices) != 1:
+                    kept.append(replace(each, choices=tuple(choices)))
+            self._spaces[label] = tuple(kept)
+
+    def describe(self) -> Iterator[str]:
+        """Say what is searched for."""
+        for label, dimensions in self._spaces.items():
+            for each in dimensions:
+                named = self._named(label, each.path)
+                shown = f"{named} of {title(label)}" if each.path == space.LR else named
+                yield str(replace(each, path=shown))
+
+    def run(self, trials: int) -> list[Tuned]:
+        """Search, or go on where it was stopped; every candidate gets equally many trials.
+
+        Args:
+            trials: of each candidate.
+
+        Raises:
+            RunError: of a candidate no trial was finished.
+        """
+        out, note = self._context.out, self._context.note
+        tuned: list[Tuned] = []
+        with locked(out, lambda: note(f"another process searches in {out}: waiting for it")):
+            for label in self._plans:
+                tuned.append(self._candidate(label, trials))
+                write_json(out / TRIALS, self._record(tuned))
+        return tuned
+
+    def _record(self, tuned: Sequence[Tuned]) -> dict[str, object]:
+        candidates = []
+        for each in tuned:
+            names = {one.path: self._named(each.label, one.path) for one in each.searched}
+            told = {"label": each.label, "searched": names, "best": each.best.number}
+            candidates.append({**asdict(each), **told})
+        return {"metric": self.metric.name, "seeds": list(self._seeds), "candidates": candidates}
+
+    def _candidate(self, label: str, trials: int) -> Tuned:
+        import optuna
+
+        states, dimensions = optuna.trial.TrialState, self._spaces[label]
+        study = self._study(label)
+        # One that ran when the process died is done again.
+        for stale in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+            study.tell(stale.number, state=states.FAIL)
+        while (done := len(_ended(study))) < trials:
+            # Of the trial's own number, so that a search that goes on is that of one piece.
+            seed = derive_seed(self._config.seeds[0], "tune", label, done) % 2**32
+            study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
+            if not done and not study.get_trials(deepcopy=False, states=(states.WAITING,)):
+                study.enqueue_trial({each.path: each.default for each in dimensions})
+            trial = study.ask()
+            values = {each.path: _suggested(trial, each) for each in dimensions}
+            state, score, why = states.COMPLETE, None, ""
+            try:
+                score = self._tried(label, values, trial)
+            except optuna.TrialPruned:
+                state = states.PRUNED
+            except Interrupted:
+                raise
+            except KdcoreError as error:
+                state, why = states.FAIL, " ".join(str(error).split())
+            trial.set_user_attr("why", why)
+            trial.set_user_attr("ended", True)
+            study.tell(trial, score, state=state)
+            shown = STATES[state.name] if score is None else self.metric.text(score)
+            said = f": {why}" if why else ""
+            self._context.note(f"{title(label)}, trial {done + 1} of {trials}: {shown}{said}")
+        return self._tuned(label, _ended(study)[:trials])
+
+    def _study(self, label: str) -> Any:
+        """Return Optuna's study of a candidate, begun or found begun."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        journal = optuna.storages.journal.JournalFileBackend(str(self._context.out / JOURNAL))
+        return optuna.create_study(
+            study_name=f"{label}-{self._key(label)[:12]}",
+            storage=optuna.storages.JournalStorage(journal),
+            direction="maximize" if self.metric.higher_is_better else "minimize",
+            pruner=optuna.pruners.MedianPruner(
+                n_startup_trials=STARTUP, n_warmup_steps=max(1, self._config.train.epochs // 4)
+            ),
+            load_if_exists=True,
+        )
+
+    def _tuned(self, label: str, ended: Sequence[Any]) -> Tuned:
+        found = []
+        for number, each in enumerate(ended):
+            state = STATES[each.state.name]
+            # Of one that was stopped, Optuna has the last score that it heard.
+            score = each.value if state == "complete" else None
+            values, why = dict(each.params), each.user_attrs["why"]
+            found.append(Trial(number, state, score, values, dict(each.intermediate_values), why))
+        best: Trial | None = None
+        for trial in found:
+            if trial.score is None:
+                continue
+            if best is None or best.score is None or self.metric.better(trial.score, best.score):
+                best = trial
+        if best is None:
+            reasons = [trial.why for trial in found if trial.why]
+            said = f"; the first failed: {reasons[0]}" if reasons else ""
+            raise RunError(f"{title(label)}: no trial was finished{said}")
+        return Tuned(label, self._spaces[label], tuple(found), best)
+
+    def _key(self, label: str) -> str:
+        """Return the hash of what a candidate's trials depend on."""
+        config, plan = self._config, self._plans[label]
+        apart = {"candidates", "seeds", "device", "checkpoint", "processes", "log", "export"}
+        facts = {
+            "experiment": config.model_dump(mode="json", exclude={*apart, "cache", "data"}),
+            "signals": config.cache.dtype,
+            "data": self._context.data.fingerprint,
+            "plan": [stage.model_dump(mode="json") for stage in plan],
+            "methods": [
+                source_of(type(member.strategy))
+                for stage in plan
+                for member in self._members(stage)
+            ],
+            "space": [asdict(each) for each in self._spaces[label]],
+            "seeds": [config.seeds[0], *self._seeds],
+            "code": [code_of(name) for name in config.model_names],
+            "models": self._starts,
+            "kdcore": own_version(),
+        }
+        return fingerprint_of_facts(facts)
+
+    @cached_property
+    def _starts(self) -> list[str]:
+        """The hashes of the models as they begin, with weights that come from files."""
+        data, seed = self._context.data, self._seeds[0]
+        student = fingerprint_of(self._context.new_student(seed), data.student_given)
+        teachers = [
+            fingerprint_of(self._context.new_teacher(seed, name), data.teachers[name].given)
+            for name in self._config.model_teachers
+        ]
+        return [student, *teachers]
+
+    def _tried(self, label: str, values: Mapping[str, Value], trial: Tried) -> float:
+        """Train a candidate with some values, on each tuning seed; return its mean score."""
+        plan, scores = self._with(label, values), []
+        for place, seed in enumerate(self._seeds):
+            watch = _Watch(self.metric, None if place else trial)
+            self._train(label, plan, seed, watch)
+            assert watch.best is not None  # there is a validation split, and an epoch at least
+            scores.append(watch.best)
+        return sum(scores) / len(scores)
+
+    def _train(self, label: str, plan: Sequence[StageConfig], seed: int, watch: "_Watch") -> None:
+        context, before, carried = self._context, 0, dict[str, Mapping[str, Any]]()
+        taught = {} if label == STUDENT else self._teachers
+        models = {name: each.model for name, each in taught.items()}
+        who = {name: each.identity for name, each in taught.items()}
+        student = context.new_student(seed)
+        for stage in plan:
+            config = self._config.stage_train(stage)
+            source = context.data.student.for_teachers(
+                models.keys() & context.teachers_of(stage.strategies).keys()
+            )
+            with context.distiller(seed, student, models, stage) as distiller:
+                distiller.take_over(carried)
+                train(
+                    distiller,
+                    source,
+                    config,
+                    seed,
+                    validation=self._validation,
+                    signals=signals_of(context, distiller, config, source, who),
+                    workers=context.data.workers,
+                    observers=(watch,),
+                    epochs_before=before,
+                )
+                carried |= distiller.carried()
+            before += config.epochs
+
+    @cached_property
+    def _teachers(self) -> dict[str, Teacher]:
+        return run_teachers(self._context, self._seeds[0])
+
+
+class _Watch:
+    """Hears of a training's epochs, and stops it where others did better by then.
+
+    Args:
+        metric: the score that counts.
+        trial: that stops; None of trainings that run to their end.
+    """
+
+    def __init__(self, metric: Metric, trial: Tried | None) -> None:
+        self._metric, self._trial = metric, trial
+        self.best: float | None = None
+
+    def on_step(self, record: StepRecord) -> None:
+        """Hear of a step; nothing is decided by one."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Hear of an epoch; see `kdcore.history.Observer`."""
+        import optuna
+
+        score = record.validation[self._metric.name]
+        if self.best is None or self._metric.better(score, self.best):
+            self.best = score
+        if self._trial is None:
+            return
+        self._trial.report(score, record.epoch)
+        if self._trial.should_prune():
+            raise optuna.TrialPruned
+
+
+STATES = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
+
+
+def title(label: str) -> str:
+    """Return what a candidate is called in a line for people."""
+    return "the student alone" if label == STUDENT else label
+
+
+def _ended(study: Any) -> list[Any]:
+    """Return the trials that came to an end, in their order; not those that a death cut off."""
+    return [
+        each
+        for each in study.get_trials(deepcopy=False)
+        if each.state.is_finished() and each.user_attrs.get("ended")
+    ]
+
+
+def _suggested(trial: Any, dimension: Dimension) -> Value:
+    path, low, high = dimension.path, dimension.low, dimension.high
+    if dimension.choices:
+        chosen: Value = trial.suggest_categorical(path, dimension.choices)
+        return chosen
+    assert low is not None
+    assert high is not None
+    if dimension.whole:
+        return int(trial.suggest_int(path, int(low), int(high), log=dimension.log))
+    return float(trial.suggest_float(path, low, high, log=dimension.log))
+
+
+def best_of(config: ComparisonConfig, tuned: Iterable[Tuned]) -> ComparisonConfig:
+    """Return a comparison with the settings that were found, and the seeds that it reports.
+
+    Each candidate has a learning rate of its own; the student alone's is that of ``[train]``.
+    Teachers keep theirs.
+    """
+    found = {each.label: each.best.values for each in tuned}
+    plans = {each.name: each.plan for each in students(config)}
+    candidates = tuple(
+        CandidateConfig(
+            label=each.label,
+            stages=space.with_values(plans[each.label], found[each.label], config.train.lr),
+        )
+        for each in config.candidates
+    )
+    lr = float(found.get(STUDENT, {}).get(space.LR, config.train.lr))
+    teachers = {
+        name: each
+        if each.comes_trained
+        else each.model_copy(update={"train": {"lr": config.train.lr, **each.train}})
+        for name, each in config.model_teachers.items()
+    }
+    changed: dict[str, Any] = {
+        "candidates": candidates,
+        "train": config.train.model_copy(update={"lr": lr}),
+        "task_weight": None,  # each stage has its own
+    }
+    if config.teachers is None:
+        changed["teacher"] = teachers[TEACHER]
+    else:
+        changed["teachers"] = {**config.teachers, **teachers}
+    return config.model_copy(update=changed)

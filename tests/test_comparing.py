@@ -1,0 +1,175 @@
+"""Comparisons in one call: equal starts, one teacher's pass, tables and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+import kdcore
+from kdcore.errors import ConfigError, ModelError, StrategyError
+from kdcore.job import STUDENT
+from tests.extras import needed
+
+GENERATOR = torch.Generator().manual_seed(0)
+DATA = torch.randn(24, 6, generator=GENERATOR), torch.arange(24) % 3
+TEST = torch.randn(12, 6, generator=GENERATOR), torch.arange(12) % 3
+
+
+class Teacher(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(9)
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.asked = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.asked += len(inputs)
+        return torch.as_tensor(self.head(self.body(inputs).relu()))
+
+
+def _student() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+
+
+def _compare(teacher: nn.Module | None = None, **more: Any) -> kdcore.Comparison:
+    given: dict[str, Any] = {
+        "candidates": {"kd": ["logits"], "both": ["logits", "cosine"]},
+        "seeds": (3, 4),
+        "epochs": 2,
+        "batch_size": 8,
+    }
+    return kdcore.compare(teacher or Teacher(), _student, DATA, TEST, **{**given, **more})
+
+
+def test_all_students_of_a_seed_are_those_that_distill_trains() -> None:
+    found = _compare()
+    names = [(each.name, each.seed) for each in found.results]
+    rows = ["teacher", STUDENT, "kd", "both"]
+    assert names == [(name, seed) for seed in (3, 4) for name in rows]
+    torch.manual_seed(4)
+    alone = _student()
+    kdcore.distill(None, alone, DATA, TEST, seed=4, epochs=2, batch_size=8)
+    torch.manual_seed(4)
+    taught = _student()
+    kdcore.distill(Teacher(), taught, DATA, TEST, ["logits"], seed=4, epochs=2, batch_size=8)
+    for name, model in ((STUDENT, alone), ("kd", taught)):
+        own = found.students[name, 4].state_dict()
+        assert all(torch.equal(own[key], each) for key, each in model.state_dict().items())
+
+
+def test_the_teacher_is_asked_once_for_all_runs() -> None:
+    several, one = Teacher(), Teacher()
+    _compare(several)
+    _compare(one, candidates=["logits"], seeds=(3,))
+    # Both look at every training sample once; what is tried at set-up differs.
+    assert several.asked - one.asked < len(DATA[0])
+
+
+def test_rows_are_means_over_seeds_with_paired_differences() -> None:
+    found = _compare()
+    by = {row.name: row for row in found.rows}
+    scores = {(each.name, each.seed): each.accuracy for each in found.results}
+    differences = [scores["kd", seed] - scores[STUDENT, seed] for seed in (3, 4)]
+    assert by["kd"].difference is not None
+    assert by["kd"].difference.mean == pytest.approx(sum(differences) / 2)
+    assert by[STUDENT].difference is None
+
+
+def test_the_best_weights_are_chosen_on_the_validation_data() -> None:
+    found = _compare(validation_data=TEST, candidates=["logits"], epochs=4, lr=0.05)
+    for each in found.results:
+        if each.name != "teacher":
+            assert each.best_epoch is not None
+            assert each.best_scores is not None
+            # Here they are the test data, too.
+            assert each.best_scores["accuracy"] == max(e["scores"]["accuracy"] for e in each.epochs)
+
+
+def test_it_shows_itself_as_a_table() -> None:
+    found = _compare(seeds=(3,))
+    console = Console(record=True, width=150)
+    console.print(found)
+    text = console.export_text()
+    for name in ("teacher", "student alone", "kd", "both", "accuracy (%)"):
+        assert name in text
+        assert name in found._repr_html_()
+    assert str(found).startswith("| ")
+    assert "<script" not in found._repr_html_()
+
+
+def test_runs_and_epochs_are_tables_of_pandas() -> None:
+    pandas = needed("pandas")
+    found = _compare(seeds=(3,))
+    table = found.to_pandas()
+    assert isinstance(table, pandas.DataFrame)
+    assert list(table["name"]) == ["teacher", STUDENT, "kd", "both"]
+    assert list(table["accuracy"]) == [each.accuracy for each in found.results]
+    result = kdcore.distill(None, _student(), DATA, TEST, epochs=3)
+    epochs = result.to_pandas()
+    assert list(epochs["epoch"]) == [1, 2, 3]
+    assert list(epochs["accuracy"]) == [each.accuracy for each in result.history.epochs]
+    assert {"loss", "loss task", "lr", "seconds"} <= set(epochs.columns)
+
+
+def test_without_pandas_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(kdcore.KdcoreError, match=r'pip install "kdcore\[pandas\]"'):
+        kdcore.distill(None, _student(), DATA, TEST, epochs=1).to_pandas()
+
+
+def test_a_student_that_begins_otherwise_each_time_is_refused() -> None:
+    count = iter(range(100))
+
+    def other() -> nn.Module:
+        model = _student()
+        with torch.no_grad():
+            next(model.parameters()).add_(next(count))
+        return model
+
+    with pytest.raises(ModelError, match="began with other weights than before"):
+        kdcore.compare(Teacher(), other, DATA, TEST, ["logits"], seeds=(1,), epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"candidates": {}}, "there are none to compare"),
+        ({"candidates": {"a": []}}, "'a' has no strategies"),
+        ({"candidates": {"student": ["logits"]}}, "kdcore's own row"),
+        ({"candidates": {"teacher x": ["logits"]}}, "kdcore's own row"),
+        ({"seeds": ()}, "give one or more"),
+        ({"seeds": (1, 1)}, "give one or more, each once"),
+        ({"epoch": 3}, "epoch"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        _compare(**changes)
+
+
+def test_a_candidate_that_cannot_work_fails_before_any_training() -> None:
+    teacher = Teacher()
+    with pytest.raises((StrategyError, kdcore.KdcoreError)):
+        _compare(teacher, candidates={"ok": ["logits"], "no": [{"name": "fitnets"}]})
+    assert teacher.asked < len(DATA[0])
+
+
+def test_an_experiments_file_is_compared_as_the_command_does(tmp_path: Path) -> None:
+    file = tmp_path / "digits.toml"
+    file.write_text(
+        "seeds = [1]\n[data]\nlimit = 60\n[teacher]\nmodel = 'lightnn'\nimage_size = 8\n"
+        "[student]\nimage_size = 8\n[train]\nepochs = 1\n"
+        "[[candidates]]\nstrategies = [{ name = 'logits' }]\n"
+    )
+    found = kdcore.compare_file(file, "train.batch_size=16", out=tmp_path / "out")
+    assert [each.name for each in found.results] == ["teacher", STUDENT, "logits"]
+    assert found.folder == tmp_path / "out"
+    assert (tmp_path / "out" / "report.md").is_file()
+    assert "batch_size = 16" in (tmp_path / "out" / "comparison.toml").read_text()
+    again = kdcore.compare_file(file, "train.batch_size=16", out=tmp_path / "out")
+    assert all(each.kept for each in again.results)
