@@ -21,10 +21,9 @@ from kdcore.evaluation import evaluate
 from kdcore.files import load_weights, make_folder, save_weights
 from kdcore.fingerprint import fingerprint_of
 from kdcore.history import History
-from kdcore.job import TEACHER_WEIGHTS, RunResult
+from kdcore.job import OUTCOME, TEACHER_WEIGHTS, RunResult
 from kdcore.models.build import code_of
 from kdcore.nested import to_device
-from kdcore.outcome import OUTCOME
 from kdcore.pooling import scores_of
 from kdcore.probe import trace
 from kdcore.tasks import Task

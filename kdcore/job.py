@@ -14,9 +14,8 @@ from kdcore.errors import NonFiniteLossError, ResumeError
 from kdcore.files import locked, make_folder, read_json, write_json
 from kdcore.fingerprint import CONTINUED, ENVIRONMENT, difference, fingerprint_of_facts
 from kdcore.history import History, accuracy_of
-from kdcore.models.build import RANDOM
-from kdcore.outcome import OUTCOME
 from kdcore.saving import check_origin
+from kdcore.sections import RANDOM
 from kdcore.tasks import Metric
 
 BEGUN = "job.json"
@@ -28,6 +27,8 @@ METRICS = "metrics.jsonl"
 TEACHER_WEIGHTS = "teacher.safetensors"
 STUDENT_WEIGHTS = "student.safetensors"
 BEST_WEIGHTS = "best.safetensors"
+OUTCOME = "outcome.safetensors"
+"""What a run's model said of the test samples."""
 
 STUDENT = "student"
 """Name of the row of the student alone."""

@@ -22,8 +22,6 @@ from kdcore.probe import evaluating
 from kdcore.taps import logits_of, run_model
 from kdcore.tasks import UNLABELLED, Classification, Task
 
-OUTCOME = "outcome.safetensors"
-
 MOST_LOGITS = 20_000_000
 """Of so many logits the samples are kept, from the first on."""
 

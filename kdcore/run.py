@@ -19,9 +19,8 @@ from kdcore.faculty import Teacher
 from kdcore.files import save_weights, write_bytes
 from kdcore.fingerprint import fingerprint_of, source_of
 from kdcore.history import History
-from kdcore.job import BEST_WEIGHTS, CONFIG, STUDENT, STUDENT_WEIGHTS, Job, RunResult
+from kdcore.job import BEST_WEIGHTS, CONFIG, OUTCOME, STUDENT, STUDENT_WEIGHTS, Job, RunResult
 from kdcore.models.build import code_of
-from kdcore.outcome import OUTCOME
 from kdcore.resolved import resolve, resolve_stage
 from kdcore.teaching import AnyTeacherConfig, TeacherConfig
 from kdcore.training import finished_before, train_job

@@ -27,6 +27,9 @@ TORCHVISION, TIMM, HF = "torchvision/", "timm/", "hf/"
 OFFERED = (TORCHVISION, TIMM, HF)
 """How the names of models begin that a library offers."""
 
+RANDOM = "random"
+"""Where a model's weights began that were drawn anew."""
+
 Interpolation = Literal["bilinear", "bicubic"]
 
 

@@ -27,13 +27,10 @@ from kdcore.models.from_torchvision import TorchvisionOffer
 from kdcore.models.offer import Offer, fill
 from kdcore.models.tutorial import DeepNN, LightNN
 from kdcore.probe import evaluating
-from kdcore.sections import HF, TIMM, TORCHVISION, ModelConfig
+from kdcore.sections import HF, RANDOM, TIMM, TORCHVISION, ModelConfig
 from kdcore.taps import logits_of, run_model
 from kdcore.tasks import Task
 from kdcore.teaching import TeacherConfig
-
-RANDOM = "random"
-"""Where weights began that were drawn anew."""
 
 _OWN: Mapping[str, Callable[..., nn.Module]] = {"deepnn": DeepNN, "lightnn": LightNN}
 _OWN_SIZE = 32
