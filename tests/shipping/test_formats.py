@@ -39,7 +39,9 @@ STUDENTS: Mapping[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize(
+    "name", ["lightnn", "batch norm", pytest.param("mobilenet", marks=pytest.mark.slow)]
+)
 def test_files_give_the_students_logits_for_any_number_of_images(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     student = lived(STUDENTS[name]())
