@@ -22,7 +22,7 @@ from kdcore.errors import ConfigError, DataError, ResumeError
 from kdcore.execution import Execution
 from kdcore.files import locked
 from kdcore.fingerprint import digest_of, machine_facts, source_of, structure_of
-from kdcore.frames import frame
+from kdcore.frames import as_html, frame
 from kdcore.history import EpochRecord, History, Observer, accuracy_of
 from kdcore.nested import to_device
 from kdcore.probe import evaluating
@@ -83,8 +83,16 @@ class Result:
         for name in rows[0] if rows else ():
             table.add_column(name, justify="right")
         for row in rows:
-            table.add_row(*(f"{each:.4g}" for each in row.values()))
+            table.add_row(*map(_cell, row.values()))
         return table
+
+    def _repr_html_(self) -> str:
+        """Return the history for a notebook."""
+        return as_html(self.__rich__())
+
+
+def _cell(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _flat(record: EpochRecord) -> dict[str, float]:

@@ -6,7 +6,6 @@ What is compared how is in `comparison`; one training in one call is in `api`.
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from kdcore.distiller import Distiller
 from kdcore.errors import ConfigError, ModelError
 from kdcore.evaluation import evaluate
 from kdcore.fingerprint import digest_of, structure_of
-from kdcore.frames import frame
+from kdcore.frames import as_html, frame
 from kdcore.job import STUDENT, RunResult
 from kdcore.sections import CacheConfig
 from kdcore.selection import Entry
@@ -84,13 +83,7 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook."""
-        from html import escape
-
-        from rich.console import Console
-
-        console = Console(record=True, width=200, file=StringIO())
-        console.print(report.terminal_table(self.results))
-        return f"<pre>{escape(console.export_text())}</pre>"
+        return as_html(report.terminal_table(self.results))
 
 
 def _flat(result: RunResult) -> dict[str, object]:
@@ -268,6 +261,8 @@ def _candidates(
     given: Mapping[str, Iterable[Entry]] | Sequence[str],
 ) -> dict[str, tuple[Entry, ...]]:
     if not isinstance(given, Mapping):
+        if len(set(given)) != len(given):
+            raise ConfigError(f"candidates: {', '.join(given)}: one stands twice; give labels")
         given = {name: [name] for name in given}
     found = {label: tuple(entries) for label, entries in given.items()}
     for label, entries in found.items():

@@ -114,8 +114,13 @@ def _describe_itself(context: RunContext, description: bytes) -> None:
     write_bytes(file, description)
 
 
-def about(context: RunContext) -> list[str]:
-    """Say in a few lines what a comparison is of."""
+def about(context: RunContext, settings: str = COMPARISON) -> list[str]:
+    """Say in a few lines what a comparison or run is of.
+
+    Args:
+        context: made from the same experiment.
+        settings: name of the file that has all of its settings.
+    """
     experiment = context.experiment
     train = experiment.train
     return [
@@ -124,7 +129,7 @@ def about(context: RunContext) -> list[str]:
         f"{taught_by(experiment)}, student {experiment.student.model}; "
         f"{train.epochs} epochs, batches of {train.batch_size}, {train.optimizer}, lr {train.lr:g}",
         f"kdcore {own_version()}, PyTorch {torch.__version__}; {date.today().isoformat()}; all "
-        f"settings: {COMPARISON}",
+        f"settings: {settings}",
     ]
 
 

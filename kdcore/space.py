@@ -104,7 +104,7 @@ def of_stage(
         number: of the stage, from 0.
         stage: its configuration.
         members: one of each of its entries, as configured.
-        taps: maps that a tap may be, by model: ``"student"``, ``"teacher"``.
+        taps: maps that a tap may be instead, by model: ``"student"``, ``"teacher"``.
         task: whether the task has a loss that can be weighed.
     """
     if task and members:
@@ -134,7 +134,7 @@ def _settings(
         if name in tapping:
             choices = taps.get(name.partition("_")[0], ())
             # Of what a head is given there is one place; of several taps, too many lists.
-            if value == "auto:feature_map" and len(choices) > 1:
+            if value == "auto:feature_map" and choices:
                 yield Dimension(f"{path}.{name}", value, choices=(value, *choices))
             continue
         found = of_setting(f"{path}.{name}", value, field)
@@ -159,34 +159,23 @@ def of_setting(path: str, value: object, field: FieldInfo) -> Dimension | None:
     if kind not in (int, float) or isinstance(value, bool) or not isinstance(value, int | float):
         return None
     whole = kind is int
-    found = _range(value, *_bounds((*field.metadata, *bounds), whole), whole)
-    if found is None:
-        return None
-    low, high = found
-    log = low > 0 and high / low >= LOG_FROM
-    return Dimension(path, value, float(low), float(high), log, whole)
-
-
-def _range(value: float, lowest: float, highest: float, whole: bool) -> tuple[float, float] | None:
-    """Return where a number is searched; None where there is no scale for it.
-
-    Args:
-        value: its default.
-        lowest: its bound; infinite where there is none.
-        highest: the same above.
-        whole: whether it is a whole number.
-    """
+    lowest, highest = _bounds((*field.metadata, *bounds), whole)
     low, high = lowest, highest
     wide = high - low > WIDEST if whole else low > 0 and high / low > WIDEST
     # A default beside an open bound, such as 5 between 0 and 1e6, says more than the bounds.
-    if wide or not math.isfinite(high - low) or not low <= value <= high:
+    bounded = math.isfinite(high - low) and not wide and low <= value <= high
+    if not bounded:
         if value <= 0:
-            return None
+            return None  # there is no scale to search on
         low = min(value, max(value / TIMES_OPEN, lowest))
         high = max(value, min(value * TIMES_OPEN, highest))
     if whole:
         low, high = math.ceil(low), math.floor(high)
-    return (low, high) if low < high else None
+    if not low < high:
+        return None
+    # A share, from about 0 to 1, has no scale of its own.
+    log = low > (OPEN_SHARE if bounded else 0) and high / low >= LOG_FROM
+    return Dimension(path, value, float(low), float(high), log, whole)
 
 
 def _plain(annotation: Any) -> tuple[Any, tuple[Any, ...]]:

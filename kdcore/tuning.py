@@ -3,7 +3,8 @@
 What can be searched for is in `space`. The test samples are never looked at here.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from kdcore import space
 from kdcore.automatic import find
+from kdcore.cache import SignalCache
 from kdcore.catalog import own_version
 from kdcore.comparison import rehearse
 from kdcore.context import RunContext
@@ -62,7 +64,7 @@ class Trial:
 
     Attributes:
         number: from 0, within its candidate; 0 is what it would be without a search.
-        state: ``"complete"``, ``"pruned"`` (stopped early) or ``"failed"``.
+        state: ``"complete"``, ``"stopped early"`` or ``"failed"``.
         score: mean over the tuning seeds of the best on the validation split; None where it was
             not reached.
         values: by path, see `kdcore.space.Dimension`.
@@ -136,9 +138,8 @@ def tuning_seeds(config: ComparisonConfig, given: Sequence[int] | None = None) -
             "better on it than it is; take others"
         )
     if len(set(given)) != len(given) or not given or min(given) < 0:
-        raise ConfigError(
-            f"--seeds {','.join(map(str, given))}: expected numbers from 0, each once"
-        )
+        listed = ",".join(map(str, given))
+        raise ConfigError(f"--seeds {listed}: expected whole numbers from 0, each once")
     return list(given)
 
 
@@ -193,6 +194,7 @@ class Search:
             raise ConfigError("tune: the task has no score to choose by; give it one (task.metric)")
         self.metric: Metric = metric
         self._context, self._config, self._seeds = context, config, tuple(seeds)
+        context.cache = SignalCache(config.cache, _once(context.note))  # else each trial says so
         self._validation, self._lr = context.data.validation, config.train.lr
         self._plans = {
             each.name: each.plan for each in students(config) if each.seed == config.seeds[0]
@@ -204,7 +206,7 @@ class Search:
         self._rehearse()
 
     def _maps(self) -> dict[str, tuple[str, ...]]:
-        """Return the stages of each model, among which its feature maps are chosen."""
+        """Return the stages of each model, to choose a map among beside the one that is usual."""
         context, seed = self._context, self._seeds[0]
         sample = context.data.student.batch(torch.arange(min(2, len(context.data.student))))
         models = {STUDENT: (context.new_student(seed), sample.inputs)}
@@ -213,10 +215,11 @@ class Search:
         found: dict[str, tuple[str, ...]] = {}
         for where, (model, given) in models.items():
             try:
-                taps = find("stages", trace(model.to("cpu"), given, where))
+                ran = trace(model.to("cpu"), given, where)
+                usual, stages = find("feature_map", ran), find("stages", ran)
             except TapError:
-                continue  # no such model has maps to choose among
-            found[where] = tuple(map(str, taps))
+                continue  # such a model has no maps to choose among
+            found[where] = tuple(str(tap) for tap in stages if tap not in usual)
         return found
 
     def _space(
@@ -343,12 +346,28 @@ class Search:
         return tuned
 
     def _record(self, tuned: Sequence[Tuned]) -> dict[str, object]:
-        candidates = []
-        for each in tuned:
-            names = {one.path: self._named(each.label, one.path) for one in each.searched}
-            told = {"label": each.label, "searched": names, "best": each.best.number}
-            candidates.append({**asdict(each), **told})
-        return {"metric": self.metric.name, "seeds": list(self._seeds), "candidates": candidates}
+        return {
+            "metric": self.metric.name,
+            "seeds": list(self._seeds),
+            "candidates": [self._told(each) for each in tuned],
+        }
+
+    def _told(self, tuned: Tuned) -> dict[str, object]:
+        """Return what a candidate came to, its settings named as users name them."""
+        names = {each.path: self._named(tuned.label, each.path) for each in tuned.searched}
+        trials = [
+            {
+                **asdict(trial),
+                "values": {names[path]: value for path, value in trial.values.items()},
+            }
+            for trial in tuned.trials
+        ]
+        return {
+            "label": tuned.label,
+            "best": tuned.best.number,
+            "searched": [{**asdict(each), "path": names[each.path]} for each in tuned.searched],
+            "trials": trials,
+        }
 
     def _candidate(self, label: str, trials: int) -> Tuned:
         import optuna
@@ -369,6 +388,8 @@ class Search:
             state, score, why = states.COMPLETE, None, ""
             try:
                 score = self._tried(label, values, trial)
+                if math.isnan(score):
+                    state, score, why = states.FAIL, None, f"{self.metric.name} is not a number"
             except optuna.TrialPruned:
                 state = states.PRUNED
             except Interrupted:
@@ -427,6 +448,7 @@ class Search:
             "experiment": config.model_dump(mode="json", exclude={*apart, "cache", "data"}),
             "signals": config.cache.dtype,
             "data": self._context.data.fingerprint,
+            "split": config.data.model_dump(mode="json", exclude={"root", "keep", "workers"}),
             "plan": [stage.model_dump(mode="json") for stage in plan],
             "methods": [
                 source_of(type(member.strategy))
@@ -514,7 +536,7 @@ class _Watch:
         import optuna
 
         score = record.validation[self._metric.name]
-        if self.best is None or self._metric.better(score, self.best):
+        if self.best is None or math.isnan(self.best) or self._metric.better(score, self.best):
             self.best = score
         if self._trial is None:
             return
@@ -529,6 +551,18 @@ STATES = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
 def title(label: str) -> str:
     """Return what a candidate is called in a line for people."""
     return "the student alone" if label == STUDENT else label
+
+
+def _once(note: Callable[[str], None]) -> Callable[[str], None]:
+    """Return the same that says each line a single time."""
+    said: set[str] = set()
+
+    def say(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            note(text)
+
+    return say
 
 
 def _ended(study: Any) -> list[Any]:

@@ -100,6 +100,17 @@ def test_it_shows_itself_as_a_table() -> None:
     assert "<script" not in found._repr_html_()
 
 
+def test_a_result_shows_its_history_with_whole_numbers_whole() -> None:
+    images = torch.randn(12_345, 6), torch.zeros(12_345, dtype=torch.int64)
+    result = kdcore.distill(None, _student(), images, TEST, epochs=1, batch_size=4_115)
+    console = Console(record=True, width=150)
+    console.print(result)
+    for text in (console.export_text(), result._repr_html_()):
+        assert "12,345" in text
+        assert "loss task" in text
+        assert f"{result.accuracy:.4g}" in text
+
+
 def test_runs_and_epochs_are_tables_of_pandas() -> None:
     pandas = needed("pandas")
     found = _compare(seeds=(3,))
@@ -140,6 +151,7 @@ def test_a_student_that_begins_otherwise_each_time_is_refused() -> None:
     [
         ({"candidates": {}}, "there are none to compare"),
         ({"candidates": {"a": []}}, "'a' has no strategies"),
+        ({"candidates": ["logits", "logits"]}, "one stands twice"),
         ({"candidates": {"student": ["logits"]}}, "kdcore's own row"),
         ({"candidates": {"teacher x": ["logits"]}}, "kdcore's own row"),
         ({"seeds": ()}, "give one or more"),

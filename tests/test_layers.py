@@ -187,6 +187,7 @@ LAYERS = (
         "kdcore.cli.compare",
         "kdcore.cli.run",
         "kdcore.cli.report",
+        "kdcore.cli.tune",
         "kdcore.cli.export",
         "kdcore.cli.predict",
         "kdcore.cli.strategies",

@@ -10,6 +10,7 @@ from torch import nn
 
 import kdcore
 from kdcore.errors import UserError
+from kdcore.history import EpochRecord
 from kdcore.readings import StepRecord
 from tests.extras import needed
 
@@ -52,6 +53,34 @@ def test_a_training_that_continues_takes_the_place_of_what_came_after(tmp_path: 
     write(range(2, 6), 2.0)
     expected = [(0, 1.0), (1, 1.0), (2, 2.0), (3, 2.0), (4, 2.0), (5, 2.0)]
     assert _read(tmp_path)["loss/total"] == expected
+
+
+def _epoch(epoch: int, accuracy: float) -> EpochRecord:
+    return EpochRecord(epoch, 1.0, {"task": 1.0}, {"accuracy": accuracy}, {}, 1e-3, 2, 1.0)
+
+
+def _steps(board: kdcore.TensorBoard, steps: range) -> None:
+    for step in steps:
+        board.on_step(StepRecord(step // 2, step, 4, 1, {"total": 1.0}))
+
+
+@pytest.mark.parametrize("last", [1, 2])
+def test_an_epoch_whose_steps_were_taken_before_a_stop_is_placed_at_its_last(
+    tmp_path: Path, last: int
+) -> None:
+    with kdcore.TensorBoard(tmp_path) as board:  # stopped after the last step of epoch `last`
+        for epoch in range(1, last + 1):
+            _steps(board, range(2 * epoch - 2, 2 * epoch))
+            if epoch < last:
+                board.on_epoch(_epoch(epoch, float(epoch)))
+    with kdcore.TensorBoard(tmp_path) as board:
+        board.on_epoch(_epoch(last, float(last)))
+        for epoch in range(last + 1, 3):
+            _steps(board, range(2 * epoch - 2, 2 * epoch))
+            board.on_epoch(_epoch(epoch, float(epoch)))
+    found = _read(tmp_path)
+    assert [step for step, _ in found["loss/total"]] == [0, 1, 2, 3]
+    assert found["test/accuracy"] == [(1, 1.0), (3, 2.0)]
 
 
 def test_shares_in_the_gradient_are_there_where_they_were_measured(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`kdcore report`: the report of a comparison from what there is of it."""
+"""`kdcore report`: the report of comparisons and runs from what there is of them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,39 +7,58 @@ import typer
 
 from kdcore.cli import options
 
-EXAMPLE = "Example: kdcore report kdcore-runs/experiment"
+EXAMPLE = (
+    "Example: kdcore report kdcore-runs/experiment kdcore-runs/other --out both --csv both.csv"
+)
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="Folder of a comparison.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders of comparisons, of runs, or of several."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the report; that of the one RUN if not given.")
+    ] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="Also write the table here, as values.")
+    ] = None,
+    latex_file: Annotated[
+        Path | None, typer.Option("--latex", help="Also write the table here, for LaTeX.")
+    ] = None,
     json_file: options.Json = None,
 ) -> None:
-    """Put together what the students of a comparison came to, wherever they were trained."""
-    from kdcore import configfile
-    from kdcore.comparison import COMPARISON
+    """Put together what students came to, wherever they were trained; one table of all folders."""
     from kdcore.errors import UserError
 
-    file = folder / COMPARISON
-    if not file.is_file():
-        raise UserError(f"{folder} is no folder of a comparison: it has no {COMPARISON}")
-    config = configfile.as_comparison(configfile.read_file(file), str(file))
-    options.check_json(json_file)
+    files = {"--json": json_file, "--csv": csv_file, "--latex": latex_file}
+    for option, file in files.items():
+        options.check_file(option, file)
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        raise UserError(f"{missing[0]} is no folder: give those of comparisons or runs")
 
     from rich.console import Console
 
-    from kdcore import joblist, report
-    from kdcore.files import write_json
+    from kdcore import report
+    from kdcore.files import make_folder, write_bytes, write_json
 
     console = Console(highlight=False, emoji=False)
-    found = joblist.join(folder, file.read_bytes(), config)
-    report.write_report(folder, f"kdcore compare: {folder.name}", found.about, found.results)
+    found = report.gather(folders)
+    written = out or (folders[0] if len(folders) == 1 else None)
+    if written is not None:
+        report.write_report(make_folder(written), found.title, found.about, found.sheet)
     if json_file is not None:
-        write_json(json_file, report.as_json(found.results))
-    report.print_table(console, found.results)
+        write_json(json_file, report.as_json(found.sheet))
+    if csv_file is not None:
+        write_bytes(csv_file, report.csv_table(found.sheet).encode())
+    if latex_file is not None:
+        write_bytes(latex_file, report.latex_table(found.sheet).encode())
+    report.print_table(console, found.sheet)
     for student in found.missing:
         console.print(
             f"missing: {student.name}, seed {student.seed} (--only {student.number})",
             markup=False,
             soft_wrap=True,
         )
-    console.print(f"report: {folder / 'report.md'}", soft_wrap=True)
+    page = f"report: {written / report.PAGE}" if written else "--out DIR writes their report"
+    console.print(page, markup=False, soft_wrap=True)

@@ -20,10 +20,14 @@ def command(
     ] = None,
     search: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATH=LOW:HIGH[:log]", help="Search a setting between these."),
+        typer.Option(
+            metavar="PATH=LOW:HIGH[:log]",
+            help="Search between these: candidates.LABEL.strategies.NAME.KEY, "
+            "candidates.LABEL.task_weight or train.lr.",
+        ),
     ] = None,
     write: Annotated[
-        Path | None, typer.Option(help="Comparison with what was found; in the folder as default.")
+        Path | None, typer.Option(help="File for what was found; in the folder if not given.")
     ] = None,
     assignments: options.Set = None,
     device: options.Device = None,
@@ -33,25 +37,25 @@ def command(
 ) -> None:
     """Search weights, temperatures, taps and learning rates of every candidate.
 
-    Each candidate, the student alone among them, gets equally many trials; they are judged on the
-    validation split, with other seeds than those that are reported. The same command goes on where
-    it was stopped. What was found is a comparison: run it with kdcore compare.
+    Each candidate, the student alone among them, gets equally many trials, the first with the
+    file's own settings. They are judged on the validation split, on other seeds than those that
+    are reported. The same command goes on where it was stopped. What was found is a comparison:
+    run it with kdcore compare.
     """
     from kdcore import configfile, tuning
     from kdcore.errors import ConfigError
+    from kdcore.processes import started_together
 
     tuning.check_installed()
+    if started_together():
+        raise ConfigError("kdcore tune is one process: start it without torchrun")
     tree = configfile.read_file(file)
     options.assign(tree, {"device": device})
     configfile.override(tree, assignments or [])
     config = configfile.as_comparison(tree, str(file))
     tuning.check_searchable(config)
+    chosen = tuning.tuning_seeds(config, None if seeds is None else _seeds(seeds))
     ranges = dict(map(_range, search or []))
-    try:
-        given = None if seeds is None else [int(seed) for seed in seeds.split(",")]
-    except ValueError:
-        raise ConfigError(f"--seeds {seeds}: expected whole numbers with commas") from None
-    chosen = tuning.tuning_seeds(config, given, 1)
     options.announce_imports(*config.imports)
 
     from rich.console import Console
@@ -69,32 +73,42 @@ def command(
             config, folder, console, Catalog(blocked=no_strategy or ()), interruption=interruption
         )
         found = tuning.Search(context, config, chosen, ranges)
-        console.print("searching, on the validation split alone:")
+        listed = ", ".join(map(str, chosen))
+        console.print(f"searched on the validation split, seed {listed}:")
         for line in found.describe():
             context.note(line)
-        tuned = found.run(trials, context.out)
+        tuned = found.run(trials)
     target = write or context.out / TUNED
     write_bytes(target, configfile.as_toml(tuning.best_of(config, tuned)).encode())
     console.quiet = False
     for each in tuned:
-        first, best = each.trials[0], each.best
-        before = "–" if first.score is None else f"{first.score:.2f}"
-        title = "student alone" if each.label == "student" else each.label
-        line = f"{title}: validation {found.metric} {best.score:.2f}, {before} as it was"
+        before, best = each.trials[0].score, each.best.score
+        assert best is not None
+        was = "none" if before is None else f"{before:{found.metric.form}}"
+        line = f"{tuning.title(each.label)}: validation {found.metric.text(best)}, {was} as it was"
         console.print(line, markup=False, soft_wrap=True)
-    console.print(f"trials: {context.out / tuning.TRIALS}", soft_wrap=True)
-    console.print(f"what was found: kdcore compare {target}", soft_wrap=True)
+    console.print(f"all trials: {context.out / tuning.TRIALS}", markup=False, soft_wrap=True)
+    console.print(f"what was found: kdcore compare {target}", markup=False, soft_wrap=True)
+
+
+def _seeds(text: str) -> list[int]:
+    from kdcore.errors import ConfigError
+
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds {text}: expected whole numbers with commas") from None
 
 
 def _range(text: str) -> tuple[str, tuple[float, float, bool]]:
     from kdcore.errors import ConfigError
 
     path, _, given = text.partition("=")
-    parts = given.split(":")
+    low, _, rest = given.partition(":")
+    high, _, scale = rest.partition(":")
     try:
-        low, high = float(parts[0]), float(parts[1])
-    except (ValueError, IndexError):
-        parts = []
-    if len(parts) not in (2, 3) or parts[2:] not in ([], ["log"]):
-        raise ConfigError(f"--search {text}: expected PATH=LOW:HIGH or PATH=LOW:HIGH:log")
-    return path.strip(), (low, high, len(parts) == 3)
+        if not path.strip() or scale not in ("", "log"):
+            raise ValueError
+        return path.strip(), (float(low), float(high), scale == "log")
+    except ValueError:
+        raise ConfigError(f"--search {text}: expected PATH=LOW:HIGH or PATH=LOW:HIGH:log") from None

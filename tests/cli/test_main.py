@@ -297,7 +297,14 @@ def test_an_interrupt_ends_with_exit_code_130(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("kdcore.comparison.compare", interrupt)
-    assert "stopped at once" in error("compare", *SMALL, "--out", tmp_path / "out", code=130)
+    out = tmp_path / "my runs"
+    said = error("compare", *SMALL, "--out", out, code=130)
+    assert "stopped at once" in said
+    assert said.endswith(f"--device cpu --out '{out}'")  # the command that goes on, to copy
+    monkeypatch.setenv("WORLD_SIZE", "2")  # torchrun was told it, this process was not
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr("kdcore.interruption.Interruption.listening", interrupt)
+    assert "kdcore compare" not in error("compare", *SMALL, "--out", out, code=130)
 
 
 def test_a_bug_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +93,7 @@ def test_a_comparison_goes_on_where_it_was_stopped(
     assert _command(*arguments) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"stopped by {number.name}; saved after optimizer step ")
+    assert line.endswith(f": kdcore {shlex.join(map(str, arguments))}")  # to copy
     assert not again.exists()
     assert _command(*arguments) == 0
     assert _numbers(again) == _numbers(whole)

@@ -1,11 +1,24 @@
+import csv
 import io
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
+from kdcore.costs import Costs
 from kdcore.job import RunResult
-from kdcore.report import markdown_table, print_table, terminal_table, write_report
+from kdcore.report import (
+    Sheet,
+    csv_table,
+    latex_table,
+    markdown_table,
+    print_table,
+    terminal_table,
+    write_report,
+)
+from kdcore.report.table import cost_columns, latex_text, score_columns
 from kdcore.tasks import ACCURACY, Metric
 from kdcore.values import Regression
 
@@ -103,3 +116,63 @@ def test_in_a_file_a_table_is_as_wide_as_it_is_and_no_cell_is_cut() -> None:
     assert "a-candidate-with-a-rather-long-label-that-says-much" in line
     assert line.count("0.1250") >= 3
     assert "…" not in wide.getvalue()
+
+
+def _two(name: str = "a_b & <c>") -> list[RunResult]:
+    return [_run(n, s, a, a - 1) for s, a in ((1, 90.0), (2, 92.0)) for n in ("student", name)]
+
+
+def test_the_csv_has_means_deviations_and_bounds_apart() -> None:
+    lines = list(csv.DictReader(io.StringIO(csv_table([*_two(), _run("a_b & <c>", 3, 94, 93)]))))
+    assert [line["row"] for line in lines] == ["student alone", "a_b & <c>"]
+    own = lines[1]
+    assert float(own["accuracy (%)"]) == 92.0
+    assert float(own["accuracy (%) sd"]) == 2.0
+    assert float(own["accuracy (%) difference"]) == 0.0
+    assert (own["runs"], own["best weights accuracy (%)"]) == ("3", "91.0")
+    assert own["parameters"] == ""  # nothing was measured
+
+
+def test_a_row_that_a_spreadsheet_would_compute_is_text() -> None:
+    assert "'=1+1" in csv_table([_run("=1+1", 1, 90)])
+
+
+def test_latex_has_its_signs_kept_from_meaning_something() -> None:
+    text = latex_table(_two())
+    assert r"a\_b \& \textless{}c\textgreater{} & 91.00 $\pm$ 1.41" in text
+    assert r"95 \% interval" in text
+    (columns,) = re.findall(r"begin\{tabular\}\{(\w+)\}", text)
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 3
+    assert all(len(re.findall(r"(?<!\\)&", row)) == len(columns) - 1 for row in rows)
+
+
+def test_latex_says_a_backslash() -> None:
+    assert latex_text("\\input{x}") == r"\textbackslash{}input\{x\}"
+
+
+def test_costs_are_beside_the_student_alone() -> None:
+    costs = Costs(1_000, None, 0.5, 0.75, 2048)
+    runs = [replace(each, costs=costs) for each in _two()]
+    names, lines = cost_columns(Sheet.of(runs))
+    assert len(names) == len(lines[0])
+    assert lines[1][1:6] == ("1,000", "–", "0.50", "0.75", "2.0 KiB")
+    assert (lines[0][-1], lines[1][-1]) == ("1", "1.00 ± 0.00")
+
+
+def test_both_last_and_best_weights_are_in_the_whole_table() -> None:
+    names, lines = score_columns(Sheet.of(_two()))
+    assert names[1:5] == (
+        "accuracy (%)",
+        "to student alone",
+        "best weights: accuracy (%)",
+        "best weights: to student alone",
+    )
+    assert lines[0][3] == "90.00 ± 1.41"
+    without = score_columns(Sheet.of([_run("student", 1, 90)]))[0]
+    assert not any("best" in name for name in without)
+
+
+def test_html_in_a_name_is_no_html_in_markdown() -> None:
+    assert "<c>" not in markdown_table(_two())
+    assert "&lt;c>" in markdown_table(_two())

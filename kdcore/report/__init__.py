@@ -1,0 +1,34 @@
+"""A comparison or run for people: tables for terminals and files, and the page to send.
+
+`write_report` writes all of it; `gather` reads it again from the folders of runs.
+"""
+
+from kdcore.report.gather import gather
+from kdcore.report.rows import Entry, Row, Sheet
+from kdcore.report.table import (
+    caption,
+    csv_table,
+    latex_table,
+    markdown_table,
+    print_table,
+    terminal_table,
+)
+from kdcore.report.write import MARKDOWN, PAGE, as_json, curves, write_report
+
+__all__ = [
+    "MARKDOWN",
+    "PAGE",
+    "Entry",
+    "Row",
+    "Sheet",
+    "as_json",
+    "caption",
+    "csv_table",
+    "curves",
+    "gather",
+    "latex_table",
+    "markdown_table",
+    "print_table",
+    "terminal_table",
+    "write_report",
+]

@@ -1,0 +1,207 @@
+"""The rows of a report: whose runs they are, and what these come to over their seeds.
+
+How rows are written is in `table`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from kdcore.costs import Costs
+from kdcore.job import STUDENT, RunResult
+from kdcore.statistics import Summary, summarise
+from kdcore.tasks import Metric
+from kdcore.teachers import TEACHER, title_of
+
+TITLES = {TEACHER: "teacher", STUDENT: "student alone"}
+
+Role = Literal["teacher", "alone", "candidate"]
+
+
+def role_of(name: str) -> Role:
+    """Say whose row a name is: no label of a candidate has a space."""
+    if name == TEACHER or name.startswith(title_of("")):
+        return "teacher"
+    return "alone" if name == STUDENT else "candidate"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run in a report.
+
+    Attributes:
+        result: what it came to.
+        title: of its row.
+        alone: the run of the student alone that it is held against; None where there is none.
+        place: the folder that it is reported from, where there are several.
+    """
+
+    result: RunResult
+    title: str
+    alone: RunResult | None = None
+    place: str = ""
+
+    @property
+    def role(self) -> Role:
+        """Whose run it is."""
+        return role_of(self.result.name)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The runs of a report, in order.
+
+    Attributes:
+        entries: one a run.
+        warnings: what a reader must know before comparing them.
+    """
+
+    entries: tuple[Entry, ...]
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, results: "Sequence[RunResult] | Sheet") -> "Sheet":
+        """Pair the runs of one comparison with its student alone, seed by seed."""
+        if isinstance(results, Sheet):
+            return results
+        alone = {each.seed: each for each in results if each.name == STUDENT}
+        return cls(
+            tuple(
+                Entry(each, TITLES.get(each.name, each.name), alone.get(each.seed))
+                for each in results
+            )
+        )
+
+    @property
+    def results(self) -> list[RunResult]:
+        """The runs themselves."""
+        return [entry.result for entry in self.entries]
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Their scores, the one first that heads the report."""
+        return self.entries[0].result.metrics
+
+    @property
+    def metric(self) -> Metric | None:
+        """The score that heads the report; None where there is none."""
+        return self.entries[0].result.metric
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of its runs."""
+        return list(dict.fromkeys(entry.result.seed for entry in self.entries))
+
+    @property
+    def titles(self) -> list[str]:
+        """What its rows are called, in order."""
+        return list(dict.fromkeys(entry.title for entry in self.entries))
+
+    def of_row(self, title: str) -> list[Entry]:
+        """Return the runs of a row."""
+        return [entry for entry in self.entries if entry.title == title]
+
+    def rows(self) -> list["Row"]:
+        """Return what each row comes to."""
+        return [Row.of(self.of_row(title)) for title in self.titles]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the runs of a row come to, over their seeds; None where there is nothing.
+
+    Attributes:
+        title: what it is called.
+        role: whose runs they are.
+        metrics: names of its scores, the one that counts first.
+        scores: by name, on the test samples, of the last weights.
+        differences: of these to the student alone, paired by seed.
+        best: scores of the weights that were best on the validation split.
+        best_differences: of these to the student alone's best, paired by seed.
+        validation: score that counts of the best weights, on the validation split.
+        loss: mean total loss of the last epoch.
+        seconds: a run.
+        times: seconds relative to those of the student alone, paired by seed.
+        costs: of its model.
+        origins: where its models' weights began.
+    """
+
+    title: str
+    role: Role
+    metrics: tuple[Metric, ...]
+    scores: Mapping[str, Summary | None]
+    differences: Mapping[str, Summary | None]
+    best: Mapping[str, Summary | None]
+    best_differences: Mapping[str, Summary | None]
+    validation: Summary | None
+    loss: Summary | None
+    seconds: Summary
+    times: Summary | None
+    costs: Costs | None
+    origins: tuple[str, ...]
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> Self:
+        """Summarise the runs of a row."""
+        runs, metrics = [entry.result for entry in entries], entries[0].result.metrics
+        pairs = [
+            (entry.result, entry.alone)
+            for entry in entries
+            if entry.alone is not None and entry.role != "alone"
+        ]
+
+        def over(score: Callable[[RunResult, str], float | None]) -> dict[str, Summary | None]:
+            return {each.name: _over(score(run, each.name) for run in runs) for each in metrics}
+
+        def paired(score: Callable[[RunResult, str], float | None]) -> dict[str, Summary | None]:
+            return {
+                each.name: _over(
+                    _minus(score(run, each.name), score(alone, each.name)) for run, alone in pairs
+                )
+                for each in metrics
+            }
+
+        known = [run.costs for run in runs if run.costs is not None]
+        return cls(
+            entries[0].title,
+            entries[0].role,
+            metrics,
+            over(_last),
+            paired(_last),
+            over(_best),
+            paired(_best),
+            _over(map(_validation, runs)),
+            _over(run.loss for run in runs),
+            summarise([run.seconds for run in runs]),
+            _over(run.seconds / alone.seconds for run, alone in pairs if alone.seconds),
+            known[0] if known else None,
+            tuple(dict.fromkeys(run.origin for run in runs)),
+        )
+
+    def first(self, of: Mapping[str, Summary | None]) -> Summary | None:
+        """Return, of some scores, the one that counts; None where the task has none."""
+        return of[self.metrics[0].name] if self.metrics else None
+
+
+def _last(run: RunResult, name: str) -> float | None:
+    return run.scores.get(name)
+
+
+def _best(run: RunResult, name: str) -> float | None:
+    return run.best_scores.get(name) if run.best_scores else None
+
+
+def _validation(run: RunResult) -> float | None:
+    if run.best_epoch is None or run.metric is None:
+        return None
+    score = run.epochs[run.best_epoch - 1].get("validation", {}).get(run.metric.name)
+    return None if score is None else float(score)
+
+
+def _minus(own: float | None, base: float | None) -> float | None:
+    return None if own is None or base is None else own - base
+
+
+def _over(values: Iterable[float | None]) -> Summary | None:
+    known = [value for value in values if value is not None]
+    return summarise(known) if known else None

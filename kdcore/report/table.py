@@ -1,0 +1,307 @@
+"""The table of a report: short for terminals and Markdown, whole for files of values and LaTeX."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from kdcore.files import size_text
+from kdcore.job import RunResult
+from kdcore.report.rows import Row, Sheet
+from kdcore.statistics import Summary
+from kdcore.tasks import Metric
+
+NOTHING = "–"
+
+NO_SCORE = Metric("score")
+"""What heads the empty column of a task without scores."""
+
+WIDEST = 1000
+"""Columns of a file in which a table is never cut."""
+
+Cells = tuple[str, ...]
+Value = str | float | int | None
+Summaries = Mapping[str, Summary | None]
+
+
+def mean_text(summary: Summary | None, form: str) -> str:
+    """Write a mean, with the standard deviation where there are several values."""
+    if summary is None:
+        return NOTHING
+    text = format(summary.mean, form)
+    return text if summary.sd is None else f"{text} ± {format(summary.sd, form)}"
+
+
+def difference_text(summary: Summary | None, form: str) -> str:
+    """Write a mean difference, with its interval where there is one."""
+    if summary is None:
+        return NOTHING
+    text = format(summary.mean, f"+{form}")
+    if summary.interval is None:
+        return text
+    low, high = summary.interval
+    return f"{text} ({low:+{form}} to {high:+{form}})"
+
+
+def cells(row: Row) -> list[str]:
+    """Return a row's cells as text: score, difference, further scores, loss, seconds, best."""
+    first, *others = row.metrics or (NO_SCORE,)
+    return [
+        row.title,
+        mean_text(row.first(row.scores), first.form),
+        difference_text(row.first(row.differences), first.form),
+        *(mean_text(row.scores[metric.name], metric.form) for metric in others),
+        mean_text(row.loss, ".4f"),
+        f"{row.seconds.mean:.1f}",
+        mean_text(row.first(row.best), first.form),
+    ]
+
+
+def headings(metrics: Sequence[Metric]) -> tuple[str, ...]:
+    """Return what heads the columns of `cells`."""
+    first, *others = metrics or (NO_SCORE,)
+    return (
+        "",
+        first.heading,
+        "to student alone",
+        *(metric.heading for metric in others),
+        "training loss",
+        "seconds",
+        "of the best weights" + (f" ({first.unit})" if first.unit else ""),
+    )
+
+
+def _lines(sheet: Sheet) -> tuple[Cells, list[list[str]]]:
+    """Return headings and cells, without the column of validation where there is none."""
+    rows, names = sheet.rows(), headings(sheet.metrics)
+    width = len(names) if any(row.first(row.best) for row in rows) else len(names) - 1
+    return names[:width], [cells(row)[:width] for row in rows]
+
+
+def caption(results: Sequence[RunResult] | Sheet) -> str:
+    """Say what the numbers of a table are."""
+    sheet = Sheet.of(results)
+    seeds = sheet.seeds
+    if len(seeds) == 1:
+        if not any(entry.role == "alone" for entry in sheet.entries):
+            return f"seed {seeds[0]}; one run proves little: kdcore compare has several seeds"
+        several = ",".join(str(seeds[0] + more) for more in range(3))
+        return f"seed {seeds[0]}; one seed proves little: --seeds {several}"
+    listed = ", ".join(map(str, seeds))
+    return f"mean ± standard deviation over seeds {listed}; paired difference with 95 % interval"
+
+
+def terminal_table(results: Sequence[RunResult] | Sheet) -> Table:
+    """Lay the table out for a terminal."""
+    sheet = Sheet.of(results)
+    names, lines = _lines(sheet)
+    shown = Table(caption=caption(sheet), caption_justify="left", pad_edge=False)
+    for heading in names:
+        shown.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
+    for line in lines:
+        shown.add_row(*map(escape, line))
+    return shown
+
+
+def print_table(console: Console, results: Sequence[RunResult] | Sheet) -> None:
+    """Print the table, in a file as wide as it is, and what a reader must know of it."""
+    sheet = Sheet.of(results)
+    shown = terminal_table(sheet)
+    if not console.is_terminal:
+        unbounded = console.options.update(width=WIDEST)
+        console.width = max(console.width, console.measure(shown, options=unbounded).maximum)
+    console.print(shown)
+    for warning in sheet.warnings:
+        console.print(warning, markup=False, soft_wrap=True)
+
+
+def markdown_table(results: Sequence[RunResult] | Sheet) -> str:
+    """Write the table as Markdown."""
+    sheet = Sheet.of(results)
+    names, lines = _lines(sheet)
+    return "\n".join([markdown_lines(names, lines), "", caption(sheet) + "."])
+
+
+def markdown_lines(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Write headings and cells as a table of Markdown, the first column to the left."""
+    head = [_markdown_line(names), "|---" + "|---:" * (len(names) - 1) + "|"]
+    return "\n".join([*head, *map(_markdown_line, lines)])
+
+
+def _markdown_line(line: Sequence[str]) -> str:
+    return "| " + " | ".join(map(markdown_text, line)) + " |"
+
+
+MARKDOWN = {"&": "&amp;", "<": "&lt;", "|": "\\|", "`": "\\`", "\n": " ", "\r": " "}
+
+
+def markdown_text(text: str) -> str:
+    """Keep a name of a user's from meaning something in Markdown, or in the HTML in it."""
+    return "".join(MARKDOWN.get(sign, sign) for sign in text)
+
+
+def score_columns(sheet: Sheet) -> tuple[Cells, list[Cells]]:
+    """Return headings and cells of all scores, of the last weights and of the best."""
+    rows = sheet.rows()
+    first, *others = sheet.metrics or (NO_SCORE,)
+    names = ["", first.heading, "to student alone", *(each.heading for each in others)]
+    chosen = any(row.first(row.best) for row in rows)
+    if chosen:
+        best = [first.heading, "to student alone", *(each.heading for each in others)]
+        names += [f"best weights: {name}" for name in best]
+    names.append("training loss")
+    lines = []
+    for row in rows:
+        line = [row.title, *_score_cells(row, row.scores, row.differences)]
+        if chosen:
+            line += _score_cells(row, row.best, row.best_differences)
+        lines.append((*line, mean_text(row.loss, ".4f")))
+    return tuple(names), lines
+
+
+def _score_cells(row: Row, scores: Summaries, differences: Summaries) -> list[str]:
+    first, *others = row.metrics or (NO_SCORE,)
+    return [
+        mean_text(row.first(scores), first.form),
+        difference_text(row.first(differences), first.form),
+        *(mean_text(scores[each.name], each.form) for each in others),
+    ]
+
+
+def cost_columns(sheet: Sheet) -> tuple[Cells, list[Cells]]:
+    """Return headings and cells of what each row's model costs, and its training."""
+    names = (
+        "",
+        "parameters",
+        "multiply-accumulates",
+        "latency (ms)",
+        "95 % within (ms)",
+        "size",
+        "training (s)",
+        "training, × student alone",
+    )
+    lines = []
+    for row in sheet.rows():
+        costs = row.costs
+        measured: Cells = (NOTHING,) * 5
+        if costs is not None:
+            measured = (
+                f"{costs.parameters:,}",
+                NOTHING if costs.macs is None else f"{costs.macs:,}",
+                f"{costs.latency_ms:.2f}",
+                f"{costs.latency_p95_ms:.2f}",
+                size_text(costs.bytes),
+            )
+        times = "1" if row.role == "alone" else mean_text(row.times, ".2f")
+        lines.append((row.title, *measured, mean_text(row.seconds, ".1f"), times))
+    return names, lines
+
+
+def value_columns(sheet: Sheet) -> tuple[Cells, list[tuple[Value, ...]]]:
+    """Return the whole table as values for programs, means, deviations and bounds apart."""
+    names = ["row", "runs"]
+    for metric in sheet.metrics:
+        for which in (metric.heading, f"best weights {metric.heading}"):
+            names += [which, f"{which} sd"]
+            names += [f"{which} difference{bound}" for bound in ("", " low", " high")]
+    names += ["training loss", "training loss sd", "seconds", "seconds sd"]
+    names += ["seconds relative to student alone", "parameters", "multiply-accumulates"]
+    names += ["latency ms", "latency p95 ms", "bytes", "origin"]
+    return tuple(names), [_values(sheet, row) for row in sheet.rows()]
+
+
+def _values(sheet: Sheet, row: Row) -> tuple[Value, ...]:
+    line: list[Value] = [row.title, len(sheet.of_row(row.title))]
+    for metric in row.metrics:
+        for scores, differences in (
+            (row.scores, row.differences),
+            (row.best, row.best_differences),
+        ):
+            line += _mean_and_sd(scores[metric.name])
+            line += _mean_and_bounds(differences[metric.name])
+    line += _mean_and_sd(row.loss)
+    line += _mean_and_sd(row.seconds)
+    line.append(row.times.mean if row.times else None)
+    costs = row.costs
+    if costs is None:
+        line += [None] * 5
+    else:
+        line += [costs.parameters, costs.macs, costs.latency_ms, costs.latency_p95_ms, costs.bytes]
+    return (*line, "; ".join(row.origins))
+
+
+def _mean_and_sd(summary: Summary | None) -> list[float | None]:
+    return [summary.mean, summary.sd] if summary else [None, None]
+
+
+def _mean_and_bounds(summary: Summary | None) -> list[float | None]:
+    if summary is None:
+        return [None, None, None]
+    return [summary.mean, *(summary.interval or (None, None))]
+
+
+SPREADSHEET = ("=", "+", "-", "@", "\t", "\r")
+"""With these spreadsheets begin a formula."""
+
+
+def csv_table(results: Sequence[RunResult] | Sheet) -> str:
+    """Write the whole table as comma-separated values, nothing where there is none."""
+    names, lines = value_columns(Sheet.of(results))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(names)
+    for line in lines:
+        writer.writerow([_harmless(value) for value in line])
+    return buffer.getvalue()
+
+
+def _harmless(value: Value) -> Value:
+    formula = isinstance(value, str) and value.startswith(SPREADSHEET)
+    return f"'{value}" if formula else value
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "²": r"\textsuperscript{2}",
+    "×": r"$\times$",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
+def latex_table(results: Sequence[RunResult] | Sheet) -> str:
+    """Write the scores as a table of LaTeX with the rules of booktabs and a caption."""
+    sheet = Sheet.of(results)
+    names, lines = score_columns(sheet)
+    body = [_latex_line(names), r"\midrule", *map(_latex_line, lines)]
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs}",
+            r"\begin{table}",
+            rf"\caption{{{latex_text(caption(sheet))}.}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}",
+            r"\toprule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _latex_line(line: Sequence[str]) -> str:
+    return " & ".join(map(latex_text, line)) + r" \\"
+
+
+def latex_text(text: str) -> str:
+    """Keep a text's signs from meaning something in LaTeX."""
+    return "".join(LATEX.get(sign, sign) for sign in text)

@@ -1,0 +1,106 @@
+"""The files of a report: the page, the same in short as Markdown, the rows as JSON, the curves."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from kdcore.files import write_bytes, write_json
+from kdcore.job import RunResult
+from kdcore.report.page import page
+from kdcore.report.rows import Sheet
+from kdcore.report.scores import CHOICE, mean_curve, summary_lines
+from kdcore.report.settings import origin_lines
+from kdcore.report.study import Study
+from kdcore.report.table import (
+    cost_columns,
+    markdown_lines,
+    markdown_table,
+    markdown_text,
+    score_columns,
+)
+from kdcore.report.trust import (
+    AGREEMENT,
+    CALIBRATION,
+    agreement_lines,
+    calibration_lines,
+    drowned,
+)
+
+PAGE = "report.html"
+MARKDOWN = "report.md"
+ROWS = "report.json"
+CURVES = "curves.png"
+
+
+def as_json(results: Sequence[RunResult] | Sheet) -> dict[str, object]:
+    """Return a report for programs: ``rows``, one a run, as `RunResult` has it."""
+    return {"rows": [asdict(result) for result in Sheet.of(results).results]}
+
+
+def write_report(
+    folder: Path, title: str, about: Sequence[str], results: Sequence[RunResult] | Sheet
+) -> None:
+    """Write ``report.html``, ``report.md``, ``report.json`` and ``curves.png`` into a folder.
+
+    Args:
+        folder: where to.
+        title: of the report.
+        about: lines that say what was compared.
+        results: the runs.
+    """
+    sheet = Sheet.of(results)
+    study = Study.of(sheet)
+    write_json(folder / ROWS, {"title": title, "about": list(about), **as_json(sheet)})
+    write_bytes(folder / CURVES, curves(sheet))
+    write_bytes(folder / MARKDOWN, markdown(title, about, sheet, study).encode())
+    write_bytes(folder / PAGE, page(title, about, sheet, study).encode())
+
+
+def markdown(title: str, about: Sequence[str], sheet: Sheet, study: Study) -> str:
+    """Return the report in short."""
+    metric = sheet.metric
+    shown = metric.name if metric else "training loss"
+    facts = "\n".join(f"- {markdown_text(line)}" for line in about)
+    parts = [f"# {markdown_text(title)}", facts]
+    parts += [f"**Warning:** {markdown_text(text)}" for text in (*sheet.warnings, *drowned(study))]
+    parts.append(markdown_table(sheet))
+    if said := "\n".join(f"- {markdown_text(line)}" for line in summary_lines(sheet)):
+        parts.append(said)
+    parts.append(f"![{shown[:1].upper()}{shown[1:]} by epoch]({CURVES})")
+    if any(row.first(row.best) for row in sheet.rows()):
+        parts += ["## Last and best weights", markdown_lines(*score_columns(sheet)), CHOICE]
+    parts += ["## Costs", markdown_lines(*cost_columns(sheet))]
+    if lines := calibration_lines(study):
+        parts += ["## Calibration", markdown_lines(CALIBRATION, lines)]
+    if lines := agreement_lines(study):
+        parts += ["## Agreement with the teacher", markdown_lines(AGREEMENT, lines)]
+    parts += ["## Where weights began", markdown_lines(("", "origin"), origin_lines(sheet))]
+    parts.append(f"The whole report, with figures: [{PAGE}]({PAGE}).")
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def curves(results: Sequence[RunResult] | Sheet) -> bytes:
+    """Draw by epoch the score that counts, mean over seeds, as a PNG; without one the loss."""
+    from matplotlib.figure import Figure
+
+    sheet = Sheet.of(results)
+    metric = sheet.metric
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for title in sheet.titles:
+        entries = sheet.of_row(title)
+        points = mean_curve(entries, metric)
+        if points:
+            style = "-" if entries[0].role == "candidate" else "--"
+            # A label that begins with _ would be left out, and one with $ is mathematics.
+            label = title.replace("$", r"\$")
+            label = f" {label}" if label.startswith("_") else label
+            axes.plot(*zip(*points, strict=True), style, marker=".", label=label)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(f"test {metric.heading}" if metric else "training loss")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
