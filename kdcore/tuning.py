@@ -52,7 +52,7 @@ JOURNAL = "tune.journal"
 """Optuna's own record, from which a search goes on."""
 
 STARTUP = 4
-"""So many trials of a candidate are drawn at random, and none of them is stopped early."""
+"""So many trials of a candidate are the file's own or random; none of them is stopped early."""
 
 Range = tuple[float, float, bool]
 """Lowest and highest value, and whether it is searched by the logarithm."""
@@ -68,7 +68,8 @@ class Trial:
         score: mean over the tuning seeds of the best on the validation split; None where it was
             not reached.
         values: by path, see `kdcore.space.Dimension`.
-        epochs: validation scores of the first tuning seed, by epoch from 1.
+        epochs: validation scores of the first tuning seed, by epoch from 1; None of one that is
+            no number.
         why: it failed.
     """
 
@@ -76,7 +77,7 @@ class Trial:
     state: str
     score: float | None
     values: Mapping[str, Value]
-    epochs: Mapping[int, float]
+    epochs: Mapping[int, float | None]
     why: str = ""
 
 
@@ -427,7 +428,9 @@ class Search:
             # Of one that was stopped, Optuna has the last score that it heard.
             score = each.value if state == "complete" else None
             values, why = dict(each.params), each.user_attrs["why"]
-            found.append(Trial(number, state, score, values, dict(each.intermediate_values), why))
+            heard = each.intermediate_values.items()
+            epochs = {epoch: None if math.isnan(value) else value for epoch, value in heard}
+            found.append(Trial(number, state, score, values, epochs, why))
         best: Trial | None = None
         for trial in found:
             if trial.score is None:

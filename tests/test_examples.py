@@ -96,7 +96,7 @@ def _trained(example: ModuleType, micro_batch: int) -> nn.Module:
 
 def _distance(first: nn.Module, second: nn.Module) -> float:
     pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
-    return max((a - b).abs().max().item() for a, b in pairs)
+    return max(float((a - b).abs().max()) for a, b in pairs)
 
 
 def _hooks(model: nn.Module) -> Iterator[object]:
@@ -186,6 +186,6 @@ def test_an_example_saves_a_student_that_loads(example: ModuleType, tmp_path: Pa
 @pytest.mark.slow
 def test_the_plain_example_runs_as_its_first_lines_say(tmp_path: Path) -> None:
     file = tmp_path / "student.safetensors"
-    command = [sys.executable, "-W", "error", EXAMPLES / "plain_loop.py", file]
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "plain_loop.py"), str(file)]
     subprocess.run(command, check=True, capture_output=True)
     assert file.is_file()

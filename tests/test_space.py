@@ -137,7 +137,7 @@ def test_weights_are_searched_about_what_they_would_be() -> None:
 
 
 def test_weights_that_move_or_are_zero_stay_as_they_are() -> None:
-    moving = {"start": 1.0, "end": 0.5, "shape": "linear"}
+    moving = {"start": 1.0, "end": 0.5, "shape": "linear", "epochs": 3}
     stage = _stage({"name": "logits", "weight": moving}, {"name": "cosine", "weight": 0})
     assert not [path for path in _space(stage) if path.endswith(".weight")]
 

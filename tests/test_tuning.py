@@ -20,7 +20,8 @@ from kdcore.errors import (
     StrategyError,
     UserError,
 )
-from kdcore.experiment import ComparisonConfig
+from kdcore.evaluation import evaluate
+from kdcore.experiment import ComparisonConfig, StageConfig
 from kdcore.history import EpochRecord, History, Observer
 from kdcore.sections import TrainConfig
 from kdcore.tuning import TRIALS, Range, Search, Trial, Tuned, best_of, tuning_seeds
@@ -69,8 +70,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Scores], list[int]]:
         seeds: list[int] = []
 
         def train(
-            distiller: object,
-            source: Source,
+            _distiller: object,
+            _source: Source,
             config: TrainConfig,
             seed: int,
             *,
@@ -146,16 +147,13 @@ def test_a_trial_is_judged_by_the_mean_over_seeds_of_the_best_epoch(
 def test_trials_never_look_at_the_test_samples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import kdcore.trainer
-
     seen: list[Source] = []
-    real = kdcore.trainer.evaluate
 
     def recorded(model: torch.nn.Module, source: Source, *rest: Any) -> dict[str, float]:
         seen.append(source)
-        return dict(real(model, source, *rest))
+        return evaluate(model, source, *rest)
 
-    monkeypatch.setattr(kdcore.trainer, "evaluate", recorded)
+    monkeypatch.setattr("kdcore.trainer.evaluate", recorded)
     config = _config()
     context = RunContext(config, tmp_path, Console(quiet=True))
     search = Search(context, config, [7])
@@ -252,7 +250,8 @@ def test_a_range_of_nothing_or_beyond_the_bounds_is_refused(
 def test_a_choice_that_cannot_be_set_up_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pretend: Pretend
 ) -> None:
-    def rehearse(context: object, seed: int, models: object, plan: Sequence[Any]) -> list[str]:
+    def rehearse(*given: Any) -> list[str]:
+        plan: Sequence[StageConfig] = given[3]
         for entry in plan[0].strategies:
             if entry.settings.get("student_tap") == "features.1":
                 raise StrategyError("no such map")
@@ -279,12 +278,12 @@ def test_a_choice_that_cannot_be_set_up_is_left_out(
 def test_a_trial_that_others_left_behind_stops_early_and_is_never_the_best(
     tmp_path: Path, pretend: Pretend
 ) -> None:
-    told = iter([*[[50.0, 60.0, 70.0]] * 4, [40.0, 41.0, 99.0]])
+    told = iter([*[[50.0, 60.0, 70.0]] * 4, [55.0, 41.0, 99.0]])
     pretend(lambda _: next(told, [1.0] * 3))
     (first, *_) = _search(_config("train.epochs=3"), tmp_path).run(5)
     assert [trial.state for trial in first.trials] == ["complete"] * 4 + ["stopped early"]
     assert first.trials[4].score is None
-    assert first.trials[4].epochs == {1: 40.0, 2: 41.0}  # the third was never reached
+    assert first.trials[4].epochs == {1: 55.0, 2: 41.0}  # the third was never reached
     assert first.best.number < 4
 
 

@@ -45,7 +45,7 @@ def images_and_labels(count: int) -> TensorDataset:
     return TensorDataset(images, labels)
 
 
-class Distillation(pl.LightningModule):
+class Distillation(pl.LightningModule):  # type: ignore[misc]  # has no types that are checked
     """A `kdcore.Distiller` as Lightning trains it.
 
     Its batches are those of whole optimizer steps, which it cuts itself: Lightning's own

@@ -92,7 +92,8 @@ def main(file: Path) -> None:
     optimizer = torch.optim.Adam(teacher.parameters(), lr=1e-2)
     for _ in range(20):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(teacher(images[known]), labels[known]).backward()
+        loss = nn.functional.cross_entropy(teacher(images[known]), labels[known])
+        torch.autograd.backward(loss)
         optimizer.step()
     distil(teacher, student, data, micro_batch=5)
     save_file(student.state_dict(), file)  # the student's weights alone

@@ -5,6 +5,7 @@ are equal, and pairs are made where data, start and training are.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -278,9 +279,10 @@ def _titles(runs: Sequence[_Run], *, apart: bool) -> list[str]:
         row: f"{plain[at]} ({runs[at].place})" if apart or plain[at] in ambiguous else plain[at]
         for row, at in first_of.items()
     }
+    shared = Counter(titled.values())
     for row, at in first_of.items():
-        if list(titled.values()).count(titled[row]) > 1:
-            titled[row] = f"{titled[row]} {(runs[at].key or str(at))[:SHOWN]}"
+        if shared[titled[row]] > 1:
+            titled[row] += f" {(runs[at].key or str(at))[:SHOWN]}"
     return [titled[row] for row in rows]
 
 

@@ -1,0 +1,41 @@
+import json
+from pathlib import Path
+
+from kdcore.report import gather, write_report
+from kdcore.report.write import CURVES, MARKDOWN, PAGE, ROWS
+from tests.report.runs import comparison
+
+
+def test_a_report_is_made_again_the_same_from_its_folder(tmp_path: Path) -> None:
+    results = comparison(tmp_path)
+    write_report(tmp_path, "kdcore compare: mine", [f"of what, in {tmp_path.name}"], results)
+    before = {name: (tmp_path / name).read_bytes() for name in (PAGE, MARKDOWN, ROWS, CURVES)}
+    found = gather([tmp_path])
+    write_report(tmp_path, found.title, found.about, found.sheet)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_the_markdown_has_the_report_in_short(tmp_path: Path) -> None:
+    results = comparison(tmp_path, shares=(0.95, 0.95, 0.95))
+    write_report(tmp_path, "a <title>", ["<b>about</b>"], results)
+    text = (tmp_path / MARKDOWN).read_text(encoding="utf-8")
+    assert text.startswith("# a &lt;title>\n\n- &lt;b>about&lt;/b>\n\n**Warning:** a: the loss")
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings == [
+        "## Last and best weights",
+        "## Costs",
+        "## Calibration",
+        "## Agreement with the teacher",
+        "## Where weights began",
+    ]
+    assert "nothing was chosen on the test samples" in text
+    assert "![Accuracy by epoch](curves.png)" in text
+    assert "[report.html](report.html)" in text
+
+
+def test_the_rows_are_kept_for_programs_with_what_they_are_of(tmp_path: Path) -> None:
+    results = comparison(tmp_path, ["a"], [1])
+    write_report(tmp_path, "t", ["of this"], results)
+    known = json.loads((tmp_path / ROWS).read_text())
+    assert (known["title"], known["about"]) == ("t", ["of this"])
+    assert [row["name"] for row in known["rows"]] == ["teacher", "student", "a"]
