@@ -116,7 +116,8 @@ def running() -> Iterator[Browser]:
     to_read, their_writing = os.pipe()
     their_reading, to_write = os.pipe()
 
-    with tempfile.TemporaryDirectory() as profile:
+    # Processes of the browser's may outlive it by a moment, and write into its profile.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [
                 sys.executable,
