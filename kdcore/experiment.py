@@ -367,7 +367,8 @@ class ComparisonConfig(Experiment):
         if not self.data.validation:
             raise ValueError(
                 f"export: {len(self.candidates)} candidates, and nothing to choose one on, which "
-                "the test split is not for: hold out some images, as data.validation = 0.2"
+                "the test split is not for: hold out some images, as data.validation = 0.2 "
+                "(--validation 0.2)"
             )
         raise ValueError(
             f"export: {len(self.candidates)} candidates, and no score to choose one by: the task "

@@ -21,7 +21,10 @@ def frame(records: Iterable[Mapping[str, object]]) -> "pd.DataFrame":
     try:
         import pandas as pd
     except ImportError:
-        raise UserError('to_pandas() needs pandas: pip install "kdcore[pandas]"') from None
+        raise UserError(
+            'to_pandas() needs pandas: pip install "kdcore[pandas]", or in a clone '
+            "uv sync --extra pandas"
+        ) from None
     return pd.DataFrame.from_records(list(records))
 
 

@@ -267,7 +267,7 @@ class Classification(OfClasses):
     """
 
     kind = "classification"
-    metrics = (ACCURACY, MACRO_F1)
+    metrics: tuple[Metric, ...] = (ACCURACY, MACRO_F1)
     targets = "whole numbers [samples]"
 
     def __init__(self, label_smoothing: float = 0.0, select: Metric = ACCURACY) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
 
 from kdcore.errors import ConfigError, unknown
 from kdcore.sections import LABEL, MODEL, ModelConfig, Positive, Section
@@ -57,6 +57,14 @@ class TeacherConfig(ModelConfig):
         description="spread its weights over the processes (FSDP2) where it is asked, for a model "
         "that is too large for one",
     )
+
+    @field_validator("class_map", mode="before")
+    @classmethod
+    def _no_truth_for_a_class(cls, given: Any) -> Any:
+        for name, each in given.items() if isinstance(given, Mapping) else ():
+            if any(isinstance(one, bool) for one in (each if isinstance(each, list) else [each])):
+                raise ValueError(f"{name}: {str(each).lower()} is no class: give names or indices")
+        return given
 
     @property
     def comes_trained(self) -> bool:

@@ -117,5 +117,6 @@ def check_installed() -> None:
         import tensorboard  # noqa: F401
     except ImportError:
         raise UserError(
-            'log.tensorboard needs TensorBoard: pip install "kdcore[tensorboard]"'
+            'log.tensorboard needs TensorBoard: pip install "kdcore[tensorboard]", or in a clone '
+            "uv sync --extra tensorboard"
         ) from None

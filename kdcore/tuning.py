@@ -117,7 +117,10 @@ def check_installed() -> None:
     try:
         import optuna  # noqa: F401
     except ImportError:
-        raise UserError('kdcore tune needs Optuna: pip install "kdcore[tune]"') from None
+        raise UserError(
+            'kdcore tune needs Optuna: pip install "kdcore[tune]", or in a clone '
+            "uv sync --extra tune"
+        ) from None
 
 
 def tuning_seeds(config: ComparisonConfig, given: Sequence[int] | None = None) -> list[int]:
@@ -451,6 +454,10 @@ class Search:
             "experiment": config.model_dump(mode="json", exclude={*apart, "cache", "data"}),
             "signals": config.cache.dtype,
             "data": self._context.data.fingerprint,
+            "taught": {
+                name: [each.fingerprint, str(each.preprocess)]
+                for name, each in self._context.data.teachers.items()
+            },
             "split": config.data.model_dump(mode="json", exclude={"root", "keep", "workers"}),
             "plan": [stage.model_dump(mode="json") for stage in plan],
             "methods": [

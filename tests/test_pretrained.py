@@ -209,6 +209,7 @@ def test_pretrained_layers_get_the_images_that_they_were_trained_with(tmp_path: 
         ({**PRETRAINED, "fit": {}, "class_map": {"0": 1}}, "fit and class_map exclude"),
         ({**PRETRAINED, "classes": 3}, "classes would be ignored"),
         ({**PRETRAINED, "fit": {"mode": "tail"}}, "fit.mode"),
+        ({**PRETRAINED, "class_map": {"0": True}}, "true is no class"),
     ],
 )
 def test_settings_that_would_do_nothing_are_refused(
@@ -253,3 +254,35 @@ def test_logits_that_are_a_part_of_the_output_are_named_and_no_hook_is_saved(
     assert 0 <= result.accuracy <= 100
     own = load_file(Path(result.folder) / STUDENT_WEIGHTS)
     assert set(own) == {"body.0.weight", "body.0.bias", "head.weight", "head.bias"}
+
+
+def test_the_same_classes_in_another_order_are_found_by_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: dict[str, Tensor]
+) -> None:
+    order = [str(digit) for digit in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)]
+    begin = TorchvisionOffer.__init__
+
+    def ten(offer: TorchvisionOffer, *given: str) -> None:
+        begin(offer, *given)
+        offer.categories = tuple(order)
+
+    def of_digits(offer: TorchvisionOffer) -> Any:
+        model = offer.fresh(10)
+        body = {name: each for name, each in trained.items() if name not in HEAD}
+        model.load_state_dict({**model.state_dict(), **body})
+        return model
+
+    monkeypatch.setattr(TorchvisionOffer, "__init__", ten)
+    monkeypatch.setattr(TorchvisionOffer, "pretrained", of_digits)
+    context = Desk(tmp_path / "runs", PRETRAINED, method="logits").context
+    model = context.new_teacher(1).eval()
+    plain = TorchvisionOffer("shufflenet_v2_x0_5", "teacher").fresh(10).eval()
+    plain.load_state_dict(model.state_dict())
+    inputs = context.data.teachers["teacher"].test.batch(torch.arange(4)).inputs
+    with torch.no_grad():
+        expected = plain(inputs)[:, [order.index(str(digit)) for digit in range(10)]]
+        assert torch.allclose(model(inputs), expected, atol=1e-5)
+    assert context.built("teacher").head == "mapped"
+    student = Desk(tmp_path / "other", {"model": "lightnn"}, student=PRETRAINED).context
+    with pytest.raises(ModelError, match="in another order"):
+        student.new_student(1)

@@ -29,7 +29,7 @@ def load_digits() -> ImageData:
     except ImportError as error:
         raise DataError(
             "data.name = 'digits' needs scikit-learn, which is not installed; run "
-            'pip install "kdcore[digits]"'
+            'pip install "kdcore[digits]", or in a clone uv sync --extra digits'
         ) from error
     bunch = datasets.load_digits()
     grey = torch.from_numpy(bunch.images).unsqueeze(1) * (255 / BRIGHTEST)

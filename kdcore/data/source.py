@@ -182,11 +182,13 @@ class ImageSource(Source):
         self._common: Preprocess | None = None
         self._serve(given)
         squares = {student.geometry, *(each.geometry for each in given.values())}
-        # Views are of the largest images, so that all models see one crop and one flip.
-        self.view_size = max(each.size for each in squares)
+        # Views are of the largest images, so that all models see one crop and one flip, and of
+        # the rim that a model leaves out, so that it leaves the same out of a view.
+        self.view_size = max(each.resize or each.size for each in squares)
         if self.augment:
             self.view_size = self.augment.settings.image_size or self.view_size
-        decoded = {Geometry(self.view_size)} if self.augment else squares
+        self._whole = _whole(squares, self.view_size) if self.augment else Geometry(self.view_size)
+        decoded = {self._whole} if self.augment else squares
         self._pixels = {each: self.pool.ask(data.images, each) for each in decoded}
         if pool is None:
             self.pool.keep()
@@ -235,7 +237,7 @@ class ImageSource(Source):
         if self.augment is None:
             pixels = {each: self._gather(each, indices) for each in squares}
         else:
-            whole = Geometry(self.view_size)
+            whole = self._whole
             seen = self.augment.augment(self._gather(whole, indices), indices, view)
             if mix := self.augment.partners(indices, view, self.targets, whole.size):
                 theirs = self._gather(whole, mix.partners)
@@ -261,6 +263,22 @@ class ImageSource(Source):
     def _gather(self, square: Geometry, indices: Tensor) -> Tensor:
         pixels, rows = self._pixels[square]
         return pixels.gather(rows[indices])
+
+
+def _whole(squares: Collection[Geometry], size: int) -> Geometry:
+    """Return how images become the squares that views are made of.
+
+    Raises:
+        DataError: some models want images squashed, others cut.
+    """
+    if len({each.squash for each in squares}) > 1:
+        raise DataError(
+            "augment: one view is to serve all models, but some want images squashed and others "
+            "cut to a square: set squash of one of them"
+        )
+    ways = {each.interpolation for each in squares}
+    first = next(iter(squares))
+    return Geometry(size, None, ways.pop() if len(ways) == 1 else "bilinear", first.squash)
 
 
 READ_TWICE = 8

@@ -92,7 +92,8 @@ def preprocess_for(config: ModelConfig, images: Images, where: str = "model") ->
             the image.
     """
     offer = offer_of(config.model, where)
-    own = offer.preprocess if offer else None
+    told = None not in (config.image_size, config.mean, config.std)
+    own = None if told or offer is None else offer.preprocess
     as_trained = own is not None and (config.pretrained or (offer is not None and offer.fixed))
     size, resize = config.image_size, config.resize
     if size is None and as_trained:
@@ -149,15 +150,20 @@ def build(
     """
     teacher = config if isinstance(config, TeacherConfig) else None
     built = (
-        _pretrained(config, classes, where)
+        _pretrained(config, classes, where, names)
         if config.pretrained
         else _with_weights(config, classes, given, where)
     )
     groups = None
+    offer = offer_of(config.model, where) if config.pretrained else None
+    known = offer.categories if offer else ()
     if teacher and teacher.class_map is not None:
-        offer = offer_of(config.model, where) if config.pretrained else None
-        own, known = (len(offer.categories), offer.categories) if offer else (built.classes, ())
+        own = len(known) if offer else built.classes
         groups = groups_of(teacher.class_map, names, own, known, where)
+        built = replace(built, head="mapped")
+    elif teacher and built.head == "own" and _reordered(known, names):
+        # The same classes in another order: a name says more than a place.
+        groups = [[known.index(name)] for name in names]
         built = replace(built, head="mapped")
     if config.output is not None or groups is not None or built.head == "other":
         hidden = built.head == "other"
@@ -166,12 +172,24 @@ def build(
     return built
 
 
-def _pretrained(config: ModelConfig, classes: int | None, where: str) -> Built:
+def _reordered(known: tuple[str, ...], names: tuple[str, ...]) -> bool:
+    """Return whether a model knows the data's classes, in another order."""
+    return known != names and sorted(known) == sorted(names)
+
+
+def _pretrained(
+    config: ModelConfig, classes: int | None, where: str, names: tuple[str, ...]
+) -> Built:
     offer = offer_of(config.model, where)
     assert offer is not None  # the section has looked
     own = len(offer.categories)
     origin = f"pretrained {offer.name}"
     mapped = isinstance(config, TeacherConfig) and config.class_map is not None
+    if not isinstance(config, TeacherConfig) and _reordered(offer.categories, names):
+        raise ModelError(
+            f"{where} {offer.name!r}: its pretrained head knows the data's classes in another "
+            "order, which its file would keep: leave pretrained out, or give other weights"
+        )
     if mapped or (own and classes in (own, None)):
         return Built(offer.pretrained(), origin, "own", own)
     if isinstance(config, TeacherConfig) and config.fit is None:
@@ -189,7 +207,8 @@ def _with_weights(config: ModelConfig, classes: int | None, given: Any, where: s
     origin = str(config.weights)
     if teacher and teacher.fit and own != classes:
         model = _built(config.model, classes, given, where)
-        fill(model, read_weights(config.weights, where))
+        assert classes is not None  # of others the model could not be built
+        fill(model, read_weights(config.weights, where), classes, f"{where}: {config.weights}")
         return Built(model, origin, "new", classes or 0)
     model = _built(config.model, own, given, where)
     load_weights(model, config.weights, where)

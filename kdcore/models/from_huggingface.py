@@ -1,17 +1,22 @@
 """Hugging Face's classifiers and encoders, of images and of text, by name or in a local folder."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from kdcore.data.preprocess import Preprocess
 from kdcore.errors import ModelError
 from kdcore.models.offer import Offer
 from kdcore.sections import Interpolation
+
+POOLER = "pooler"
+"""Part of the name of a layer that encoders are saved without where nobody needs it."""
 
 _INTERPOLATIONS: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}
 """By Pillow's numbers."""
@@ -35,7 +40,8 @@ class HuggingFaceOffer(Offer):
             import transformers
         except ImportError:
             raise ModelError(
-                f"{where}: 'hf/{name}' needs transformers: pip install \"kdcore[huggingface]\""
+                f"{where}: 'hf/{name}' needs transformers: pip install \"kdcore[huggingface]\", or in a clone "
+                "uv sync --extra huggingface"
             ) from None
         self._library: Any = transformers
         self._from = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
@@ -60,7 +66,15 @@ class HuggingFaceOffer(Offer):
         self.categories = tuple(names[index] for index in sorted(names)) if headed else ()
         self._headed = headed
         self.fixed = self._images
-        self.preprocess = self._preprocess() if self._images else None
+
+    @cached_property
+    def preprocess(self) -> Preprocess | None:  # type: ignore[override]  # looked at when wanted
+        """How it wants images; see `Offer.preprocess`.
+
+        Raises:
+            ModelError: it does not say, or says what kdcore does not do.
+        """
+        return self._preprocess() if self._images else None
 
     @property
     def text(self) -> bool:
@@ -79,21 +93,41 @@ class HuggingFaceOffer(Offer):
         """Build it with its weights; an encoder's without any head; see `Offer.pretrained`."""
         kind = self._class if self._headed else self._library.AutoModel
         with self._explained("its weights"):
-            model: nn.Module = kind.from_pretrained(self._from)
-        return model
+            model, found = kind.from_pretrained(self._from, output_loading_info=True)
+        anew = [*found["missing_keys"], *map(_name, found["mismatched_keys"])]
+        self._refuse([name for name in anew if POOLER not in name])
+        return _module(model)
 
     def with_new_head(self, classes: int) -> nn.Module:
         """Build it with its layers and a new head, which an encoder gets too; see `Offer`."""
         if self._class is self._library.AutoModel:
             return self.pretrained()
         with self._explained("its weights"):
-            model: nn.Module = self._class.from_pretrained(
-                self._from, num_labels=classes, ignore_mismatched_sizes=True
+            model, found = self._class.from_pretrained(
+                self._from,
+                num_labels=classes,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
             )
-        return model
+        anew = [*found["missing_keys"], *map(_name, found["mismatched_keys"])]
+        body = f"{model.base_model_prefix}."
+        self._refuse([each for each in anew if each.startswith(body) and POOLER not in each])
+        return _module(model)
+
+    def _refuse(self, anew: Sequence[str]) -> None:
+        """Refuse weights that leave layers as they were drawn."""
+        if anew:
+            raise ModelError(
+                f"{self._where} {self.name!r}: its weights do not hold {len(anew)} tensors of the "
+                f"model in their shapes, such as {sorted(anew)[0]!r}: they are of another model"
+            )
 
     @contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
+    def _explained(
+        self,
+        what: str,
+        remedy: str = "give a local folder, hf/PATH, or connect to the network once",
+    ) -> Iterator[None]:
         """Keep a library quiet that prints pages, and say in one line what failed."""
         logs = self._library.logging
         level = logs.get_verbosity()
@@ -108,7 +142,7 @@ class HuggingFaceOffer(Offer):
             reason = " ".join(str(error).split())
             raise ModelError(
                 f"{self._where} {self.name!r}: {what} cannot be had ({type(error).__name__}: "
-                f"{reason[:200]}); give a local folder, hf/PATH, or connect to the network once"
+                f"{reason[:200]}); {remedy}"
             ) from error
         finally:
             logs.set_verbosity(level)
@@ -116,15 +150,41 @@ class HuggingFaceOffer(Offer):
                 logs.enable_progress_bar()
 
     def _preprocess(self) -> Preprocess | None:
-        """Read how it wants images; its configuration's size where it says no more."""
-        try:
-            with self._explained("how it wants images"):
-                found = self._library.AutoImageProcessor.from_pretrained(self._from)
-        except ModelError:
-            side = getattr(self._config, "image_size", None)
-            half = (0.5, 0.5, 0.5)
-            return Preprocess(side, half, half) if isinstance(side, int) else None
-        return preprocess_of(found.to_dict(), f"{self._where} {self.name!r}")
+        """Read how it wants images, and hold what is read against what its own library does."""
+        with self._explained("how it wants images", "set image_size, mean and std"):
+            processor = self._library.AutoImageProcessor.from_pretrained(self._from)
+        where = f"{self._where} {self.name!r}"
+        own = preprocess_of(processor.to_dict(), where)
+        image = _picture()
+        with self._explained("how it wants images", "set image_size, mean and std"):
+            pixels = image.permute(1, 2, 0).numpy()
+            expected = processor(images=pixels, return_tensors="pt")["pixel_values"][0]
+        made = own.normalise(own.geometry.fit(image).unsqueeze(0))[0]
+        near = 4 / 255 / min(own.std)  # a few steps of 255, where libraries round otherwise
+        if made.shape != expected.shape or float((made - expected).abs().max()) > near:
+            raise ModelError(
+                f"{where}: kdcore does not prepare images as its {type(processor).__name__} does; "
+                "set image_size, mean and std, which are taken as they are"
+            )
+        return own
+
+
+def _picture() -> Tensor:
+    """Return colours that change slowly, wider than high, to try a processor on."""
+    down = torch.linspace(0, 7, 300).sin().view(1, -1, 1)
+    along = torch.linspace(0, 5, 420).cos().view(1, 1, -1)
+    shades = torch.tensor([0.9, 0.5, -0.7]).view(3, 1, 1)
+    return (127.5 + 127 * down * along * shades).round().to(torch.uint8)
+
+
+def _name(mismatched: object) -> str:
+    """Return the name of a tensor of another shape, which versions tell with or without it."""
+    return str(mismatched[0]) if isinstance(mismatched, tuple) else str(mismatched)
+
+
+def _module(model: object) -> nn.Module:
+    assert isinstance(model, nn.Module)
+    return model
 
 
 def preprocess_of(said: dict[str, Any], where: str) -> Preprocess:

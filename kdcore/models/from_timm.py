@@ -27,7 +27,8 @@ class TimmOffer(Offer):
             import timm
         except ImportError:
             raise ModelError(
-                f"{where}: 'timm/{name}' needs timm: pip install \"kdcore[timm]\""
+                f"{where}: 'timm/{name}' needs timm: pip install \"kdcore[timm]\", or in a clone "
+                "uv sync --extra timm"
             ) from None
         self._timm: Any = timm
         self._name, self._where = name, where

@@ -43,10 +43,13 @@ class TorchvisionOffer(Offer):
         self._weights: Any = offered[tag] if tag else offered.DEFAULT
         self.name = f"torchvision/{name}"
         view = self._weights.transforms()
+        # Two normalise anew what was normalised as ImageNet is, if told to: here they are given
+        # what they would make of it.
+        half = self._model in ("googlenet", "inception_v3")
         self.preprocess = Preprocess(
             view.crop_size[0],
-            tuple(view.mean),
-            tuple(view.std),
+            (0.5, 0.5, 0.5) if half else tuple(view.mean),
+            (0.5, 0.5, 0.5) if half else tuple(view.std),
             view.resize_size[0],
             view.interpolation.value,
         )
@@ -71,7 +74,7 @@ class TorchvisionOffer(Offer):
         """Build it with its weights, which are downloaded once; see `Offer.pretrained`."""
         options: dict[str, bool] = {}
         if self._model in ("googlenet", "inception_v3"):
-            options = {"init_weights": False, "transform_input": True}
+            options = {"init_weights": False}
         model: nn.Module = models.get_model(
             self._model, weights=None, num_classes=len(self.categories), **options
         )

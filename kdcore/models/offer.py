@@ -3,9 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from kdcore.data.preprocess import Preprocess
+from kdcore.errors import ModelError
 
 
 class Offer(ABC):
@@ -49,21 +51,43 @@ class Offer(ABC):
             ModelError: as `pretrained`.
         """
         model = self.fresh(classes)
-        fill(model, self.pretrained().state_dict())
+        fill(model, self.pretrained().state_dict(), classes, self.name)
         return model
 
 
-def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Give a model those of some weights that fit it by name and shape.
+def fill(model: nn.Module, weights: Mapping[str, Tensor], classes: int, where: str) -> None:
+    """Give a model the weights of one that differs from it in the number of classes alone.
 
-    Returns:
-        The names of its tensors that stay as they were.
+    Args:
+        model: of so many classes; what of its head is of another shape stays as it is.
+        weights: of the other, by name.
+        classes: of the model.
+        where: whose weights they are; begins errors.
+
+    Raises:
+        ModelError: they are of another model, or not finite.
     """
     own = model.state_dict()
-    fitting = {
-        name: tensor
-        for name, tensor in weights.items()
-        if name in own and own[name].shape == tensor.shape
-    }
-    model.load_state_dict({**own, **fitting})
-    return tuple(name for name in own if name not in fitting)
+    if other := sorted(own.keys() ^ weights.keys()):
+        raise ModelError(
+            f"{where}: these are weights of another model: {len(other)} tensors are missing or "
+            f"unknown, such as {other[0]!r}"
+        )
+    for name, tensor in weights.items():
+        mine = own[name]
+        of_head = mine.ndim > 0 and len(mine) == classes and mine.shape[1:] == tensor.shape[1:]
+        if mine.shape != tensor.shape and not of_head:
+            raise ModelError(
+                f"{where}: the tensor {name!r} is {list(tensor.shape)}, the model's is "
+                f"{list(mine.shape)}: that is more than other classes"
+            )
+        known = tensor == mine if mine.shape == tensor.shape else torch.tensor(False)
+        # A mask may be made of infinities, which the model itself has in the same places.
+        if not bool((torch.isfinite(tensor) | known).all()):
+            raise ModelError(f"{where}: the tensor {name!r} has values that are not finite")
+    model.load_state_dict(
+        {
+            name: weights[name] if weights[name].shape == own[name].shape else own[name]
+            for name in own
+        }
+    )

@@ -105,6 +105,8 @@ def export_run(
         shipping = _Shipping(run, card, Path(working), note, samples)
         made = shipping.write(student, config)
         findings = shipping.compare(student, made)
+        if shipping.samples == len(run.data.test):
+            _refuse_another(run, card, findings[0].scores)
         _refuse_different(made, findings[1:], tolerance)
         note("timing each file")
         files = tuple(
@@ -201,6 +203,25 @@ def _logits(student: torch.nn.Module, inputs: Any) -> Tensor:
         logits = logits_of(run_model(student, map_tensors(inputs, Tensor.contiguous)))
     assert logits is not None  # it has been trained
     return logits
+
+
+def _refuse_another(run: FinishedRun, card: Card, scores: Mapping[str, float]) -> None:
+    """Refuse a model that was built again, with the same weights, and does as another did.
+
+    Its code may have been changed since: files would equal it, and not what was trained.
+
+    Raises:
+        RunError: a score is not the run's own.
+    """
+    for metric in run.task.metrics:
+        own, found = card.scores.get(metric.name), scores.get(metric.name)
+        # A device adds up in its own way, so that a sample in a thousand may be another class's.
+        if own is not None and found is not None and abs(own - found) > 0.002 * max(1, abs(own)):
+            raise RunError(
+                f"{run.folder}: the student scores {metric.text(found)} here, and scored "
+                f"{own:{metric.form}} when it was trained: its code or its data have been changed "
+                "since; nothing was written"
+            )
 
 
 def _bound(format_: str, finding: Finding, tolerance: float | None) -> float | None:

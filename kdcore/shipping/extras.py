@@ -18,7 +18,10 @@ def check_onnx(what: str) -> None:
         UserError: names those that are missing, and how to install them.
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise UserError(f'{what} needs {" and ".join(missing)}: pip install "kdcore[export]"')
+        raise UserError(
+            f'{what} needs {" and ".join(missing)}: pip install "kdcore[export]", or in a clone '
+            "uv sync --extra export"
+        )
 
 
 def check_formats(config: ExportConfig) -> None:

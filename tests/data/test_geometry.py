@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from kdcore.data.geometry import Geometry, Interpolation
+from kdcore.data.geometry import Geometry
+from kdcore.sections import Interpolation
 
 WIDE = torch.arange(3 * 12 * 20, dtype=torch.int64).remainder(251).to(torch.uint8).view(3, 12, 20)
 SMOOTH = (

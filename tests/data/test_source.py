@@ -191,3 +191,32 @@ def test_inputs_that_cannot_be_stacked_are_refused() -> None:
     source = DatasetSource([(torch.zeros(1), 0), (torch.zeros(2), 1)], "x")
     with pytest.raises(DataError, match="x: inputs of a batch cannot be stacked"):
         source.batch(torch.arange(2))
+
+
+def test_views_keep_what_a_model_is_tested_on() -> None:
+    pixels = torch.zeros((1, 3, 32, 96), dtype=torch.uint8)
+    pixels[..., :24] = 255  # the left quarter, which a middle square has nothing of
+    data = LabelledImages(ArrayImages(pixels), torch.tensor([0]), ("a", "b"))
+    zero, one = (0.0,) * 3, (1.0,) * 3
+    squashed = Preprocess(16, zero, one, squash=True)
+    flips = Augment(AugmentConfig(flip=True, views=2))
+    for augment in (None, flips):
+        source = ImageSource(data, squashed, augment=augment)
+        assert float(source.batch(torch.tensor([0])).inputs.mean()) == pytest.approx(0.25, abs=0.01)
+    with pytest.raises(DataError, match="some want images squashed"):
+        ImageSource(data, squashed, Preprocess(16, zero, one), augment=flips)
+
+
+def test_a_rim_is_left_out_of_views_as_it_is_of_images() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (2, 3, 24, 24), dtype=torch.uint8, generator=generator)
+    data = LabelledImages(ArrayImages(pixels), torch.tensor([0, 1]), ("a", "b"))
+    rimless = Preprocess(16, (0.0,) * 3, (1.0,) * 3, 24)
+    plain = ImageSource(data, rimless).batch(torch.arange(2)).inputs
+    views = ImageSource(data, rimless, augment=Augment(AugmentConfig(flip=True, views=8)))
+    seen = [views.batch(torch.arange(2), view).inputs for view in range(8)]
+    for index in range(2):
+        ways = [torch.equal(each[index], plain[index]) for each in seen]
+        turned = [torch.equal(each[index], plain[index].flip(-1)) for each in seen]
+        assert any(ways)
+        assert all(a or b for a, b in zip(ways, turned, strict=True))

@@ -1,11 +1,13 @@
 """Hugging Face's models from a local folder: classifiers, encoders, images and text."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 
 from kdcore.comparison import compare
 from kdcore.configfile import as_comparison
@@ -137,6 +139,49 @@ def test_image_processors_are_read(said: dict[str, Any], expected: Preprocess) -
 def test_processors_that_do_what_kdcore_does_not_are_refused(said: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="cannot read images as it wants them"):
         preprocess_of({"image_mean": HALF, "image_std": HALF, **said}, "teacher")
+
+
+def test_weights_that_leave_layers_as_they_were_drawn_are_refused(tmp_path: Path) -> None:
+    trained = _vit(tmp_path)
+    name = "vit.layers.1.mlp.fc1.weight"
+    name = name if name in trained else next(key for key in trained if "1." in key)
+    for change in (
+        {key: each for key, each in trained.items() if key != name},
+        {**trained, name: trained[name][:, :-1].contiguous()},
+        {f"other.{key}": each for key, each in trained.items()},
+    ):
+        save_file(change, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        offer = HuggingFaceOffer(str(tmp_path), "teacher")
+        for build in (offer.pretrained, lambda offer=offer: offer.with_new_head(5)):
+            with pytest.raises(ModelError, match=r"weights|another model"):
+                build()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"do_rescale": False},
+        {"do_normalize": False, "image_mean": [0.1] * 3, "resample": 0},
+        {"do_resize": False},
+        {"resample": 0},
+    ],
+)
+def test_images_are_prepared_as_the_processor_does_or_not_at_all(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    _vit(tmp_path)
+    assert HuggingFaceOffer(str(tmp_path), "teacher").preprocess is not None
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(ModelError, match="set image_size, mean and std"):
+        _ = HuggingFaceOffer(str(tmp_path), "teacher").preprocess
+
+
+def test_a_damaged_word_on_images_is_not_taken_for_none(tmp_path: Path) -> None:
+    _vit(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.1')
+    with pytest.raises(ModelError, match="set image_size, mean and std"):
+        _ = HuggingFaceOffer(str(tmp_path), "teacher").preprocess
 
 
 DATA = """
