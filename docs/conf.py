@@ -52,7 +52,7 @@ napoleon_use_ivar = True
 nitpick_ignore_regex = [("py:.*", r"(?!kdcore\.).*"), ("py:.*", r"kdcore\.(\w+\.)+\w+")]
 
 
-class Notebook(MystParser):
+class Notebook(MystParser):  # type: ignore[misc]  # without types where it is not installed
     """Reads a notebook as the page that its cells make."""
 
     supported = ("notebook",)

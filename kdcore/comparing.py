@@ -30,10 +30,13 @@ from kdcore.fingerprint import digest_of, structure_of
 from kdcore.frames import as_html, frame
 from kdcore.job import STUDENT, RunResult
 from kdcore.sections import CacheConfig
-from kdcore.selection import Entry
+from kdcore.selection import Entry, select
+from kdcore.shipping.choice import attempt
+from kdcore.shipping.extras import check_formats
 from kdcore.tasks import Task
 from kdcore.teacher import AnyTeacher, models_of, named
-from kdcore.teachers import TEACHER, title_of
+from kdcore.teachers import TEACHER, TeacherEnsemble, needed, title_of
+from kdcore.weights import Moving
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,6 +112,7 @@ def compare(
     seeds: Iterable[int] = (0, 1, 2),
     task: Task | None = None,
     validation_data: Data | None = None,
+    task_weight: float | Moving | None = None,
     device: str = "auto",
     **training: Any,
 ) -> Comparison:
@@ -126,6 +130,8 @@ def compare(
         seeds: of initial weights, order, dropout and adapters.
         task: what the student is for; classification if not given.
         validation_data: to choose the best weights on.
+        task_weight: weight of the task's loss in each candidate; what the strategies' papers use
+            if not given.
         device: ``"auto"`` for the accelerator where there is one; or its name.
         training: keys of ``[train]``.
 
@@ -152,9 +158,10 @@ def compare(
     sample = source.batch(torch.arange(min(2, len(source))))
     for entries in given.values():  # what cannot work fails before any training
         with Distiller(
-            teachers,
+            _needed(teachers, entries),
             _new(student, chosen[0]),
             entries,
+            task_weight=task_weight,
             sample_input=sample.inputs,
             teacher_sample_input=sample.teacher_inputs,
             setup=Setup(targets=source.targets),
@@ -181,13 +188,14 @@ def compare(
             start = begins
             result = distill_with(
                 kept,
-                teachers if entries else None,
+                _needed(teachers, entries) if entries else None,
                 model,
                 source,
                 test,
                 entries,
                 task=task,
                 validation_data=validation_data,
+                task_weight=task_weight if entries else None,
                 seed=seed,
                 device=device,
                 **training,
@@ -240,8 +248,12 @@ def compare_file(
     folder = Path(out) if out is not None else Path("kdcore-runs") / file.stem
     console = Console(quiet=quiet, highlight=False, emoji=False)
     context = RunContext(config, folder, console)
+    if config.export is not None:
+        check_formats(config.export)
     results = run_comparison(context, config)
+    shipped = attempt(config, results, context.note)
     report.write_report(context.out, f"kdcore compare: {file.stem}", about(context), results)
+    shipped.tell(context.note)
     return Comparison(tuple(results), folder=context.out)
 
 
@@ -275,6 +287,13 @@ def _candidates(
     if not found:
         raise ConfigError("candidates: there are none to compare")
     return found
+
+
+def _needed(teachers: Mapping[str, AnyTeacher], entries: Iterable[Entry]) -> dict[str, AnyTeacher]:
+    """Return the teachers that some strategies learn from, members of ensembles included."""
+    ensembles = {name: each for name, each in teachers.items() if isinstance(each, TeacherEnsemble)}
+    used = needed((member.teacher for member in select(entries, tuple(teachers))), ensembles)
+    return {name: each for name, each in teachers.items() if name in used}
 
 
 def _seeds(given: Iterable[int]) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from kdcore.distiller import Distiller
 from kdcore.errors import ModelError, TapError
 from kdcore.evaluation import evaluate
 from kdcore.files import load_weights, make_folder, save_weights
-from kdcore.fingerprint import fingerprint_of
+from kdcore.fingerprint import fingerprint_of, fingerprint_of_facts
 from kdcore.history import History
 from kdcore.job import OUTCOME, TEACHER_WEIGHTS, RunResult
 from kdcore.models.build import code_of
@@ -28,7 +28,7 @@ from kdcore.pooling import scores_of
 from kdcore.probe import trace
 from kdcore.tasks import Task
 from kdcore.teachers import TEACHER, title_of
-from kdcore.teaching import EnsembleConfig
+from kdcore.teaching import EnsembleConfig, TeacherConfig
 from kdcore.training import finished_before, signals_of, train_job
 
 OUTCOMES = "teachers"
@@ -61,7 +61,7 @@ def run_teacher(context: RunContext, seed: int, name: str = TEACHER) -> Teacher:
     """Load a teacher of the experiment, take the one trained before, or train it."""
     config = context.experiment.model_teachers[name]
     model = context.new_teacher(seed, name)
-    if not config.comes_trained or config.fit:
+    if context.kept_answers[name] is None and (not config.comes_trained or config.fit):
         return _trained(context, seed, name, model.to(context.device))
     return _loaded(context, seed, name, model)
 
@@ -75,7 +75,8 @@ def _loaded(context: RunContext, seed: int, name: str, model: nn.Module) -> Teac
     task = context.task(context.experiment.train)
     if known is None:
         data = context.data.teachers[name]
-        fingerprint = fingerprint_of(model, data.given)  # of it whole
+        config = context.experiment.model_teachers[name]
+        fingerprint = _answering(fingerprint_of(model, data.given), config)  # of it whole
         # One that is spread over processes runs on none of them alone.
         spread = context.experiment.model_teachers[name].shard
         costs = None if spread else context.costs(title, model.to(context.device), data.test)
@@ -149,6 +150,12 @@ def _trained(context: RunContext, seed: int, name: str, model: nn.Module) -> Tea
             load_weights(model, job.folder / TEACHER_WEIGHTS, title)
     file, fingerprint = (job.folder / TEACHER_WEIGHTS).absolute(), fingerprint_of(model, given)
     return _known(context, name, context.to_ask(name, model), fingerprint, file, finished)
+
+
+def _answering(fingerprint: str, config: TeacherConfig) -> str:
+    """Return who a teacher is, with how its logits are made of its output."""
+    said = config.model_dump(mode="json", include={"output", "class_map"}, exclude_none=True)
+    return fingerprint_of_facts({"model": fingerprint, **said}) if said else fingerprint
 
 
 def _head_of(model: nn.Module, given: Any, title: str) -> str:

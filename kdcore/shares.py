@@ -12,6 +12,8 @@ from kdcore.weights import weight_at
 FEWEST_STEPS = 30
 """Optimizer steps between two measurements, or more."""
 
+TINY = torch.finfo(torch.float32).tiny
+
 MOST_MEASURED = 40
 """Measurements of a training, or fewer."""
 
@@ -25,7 +27,7 @@ class GradientShares:
         distiller: whose losses they are.
         steps: optimizer steps of the whole training.
         plain: whether gradients are all here and can be had twice: they are in one process,
-            without compilation.
+            without compilation or scaled losses.
     """
 
     def __init__(self, distiller: Distiller, steps: int, *, plain: bool) -> None:
@@ -58,7 +60,8 @@ class GradientShares:
             return {}
         norms = {name: weights[name] * _norm(each, parameters) for name, each in live.items()}
         whole = torch.stack(list(norms.values())).sum()
-        return {name: each / whole for name, each in norms.items()}
+        # Where no loss has a gradient there is nothing to have a share in.
+        return {name: each / whole.clamp_min(TINY) for name, each in norms.items()}
 
 
 def _norm(loss: Tensor, parameters: list[torch.nn.Parameter]) -> Tensor:

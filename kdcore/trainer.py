@@ -156,7 +156,7 @@ class _Training:
         # A scaler keeps the optimizer's flag for itself: losses are looked at before each step.
         every = 1 if scales else read_every
         self._readings = Readings(config.epochs * self._order.steps, distiller.device, every)
-        plain = unit.processes.count == 1 and not config.compile
+        plain = unit.processes.count == 1 and not config.compile and not scales
         self._shares = GradientShares(distiller, config.epochs * self._order.steps, plain=plain)
         self._finite = _finite(distiller)
         decay = config.weight_average

@@ -185,3 +185,21 @@ def test_an_experiments_file_is_compared_as_the_command_does(tmp_path: Path) -> 
     assert "batch_size = 16" in (tmp_path / "out" / "comparison.toml").read_text()
     again = kdcore.compare_file(file, "train.batch_size=16", out=tmp_path / "out")
     assert all(each.kept for each in again.results)
+
+
+def test_candidates_may_learn_from_different_teachers() -> None:
+    found = kdcore.compare(
+        {"a": Teacher(), "b": Teacher()},
+        _student,
+        DATA,
+        TEST,
+        {
+            "of-a": [{"name": "logits", "teacher": "a"}],
+            "of-b": [{"name": "logits", "teacher": "b"}],
+        },
+        seeds=(1,),
+        epochs=1,
+        task_weight=0.5,
+    )
+    names = [each.name for each in found.results]
+    assert names == ["teacher a", "teacher b", STUDENT, "of-a", "of-b"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from typer.exceptions import TyperException
 
 import kdcore
 from kdcore.comparison import rehearse
@@ -17,25 +18,91 @@ from kdcore.configfile import as_comparison, as_run
 from kdcore.context import RunContext
 from kdcore.hookspecs import HOOKS, Hooks, hookimpl
 from kdcore.weights import Moving
+from tests.pages import (
+    DOCS,
+    PAGES,
+    ROOT,
+    anchors,
+    blocks,
+    broken,
+    commands,
+    links,
+    mentioned,
+    parse,
+    text_of,
+    unknown,
+)
 from tests.shipped import SHIPPED
 
-ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/README.md")])
+FRAGMENT = "# fragment:"
+"""How a block begins that is a part of something, says of what, and does not run by itself."""
 
 
 def _blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    return blocks(text_of(page), language)
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=_name)
+
+
+@pytest.mark.parametrize("page", [each for each in PAGES if _blocks(each, "python")], ids=_name)
+def test_the_python_blocks_of_a_page_run_one_after_the_other(page: Path) -> None:
+    names: dict[str, object] = {"__name__": "documentation"}
+    for block in _blocks(page, "python"):
+        if not block.startswith(FRAGMENT):
+            exec(compile(block, str(page), "exec"), names)
+
+
+def test_one_block_alone_is_a_fragment() -> None:
+    found = [block for page in PAGES for block in _blocks(page, "python")]
+    assert len(found) >= 12
+    assert [block.splitlines()[0] for block in found if block.startswith(FRAGMENT)] == [
+        "# fragment: inside of compute_auxiliary_loss"
+    ]
+
+
+@every_page
+def test_the_commands_of_a_page_are_those_that_there_are(page: Path) -> None:
+    for arguments in commands(text_of(page)):
+        parse(arguments)
+    assert [each for arguments in mentioned(text_of(page)) for each in unknown(arguments)] == []
+
+
+def test_commands_are_found_in_the_pages() -> None:
+    assert sum(len(commands(text_of(page))) for page in PAGES) >= 40
+    assert sum(len(mentioned(text_of(page))) for page in PAGES) >= 40
+    shown = (
+        "```\nuv run kdcore compare --seeds 1,2 \\\n    --epochs 3  # words\n"
+        "torchrun --nproc-per-node 4 -m kdcore run f.toml\n```\n"
+        "```python\nkdcore compare\n```\nas `kdcore cache\nlist --json` does\n"
+    )
+    assert commands(shown) == [["compare", "--seeds", "1,2", "--epochs", "3"], ["run", "f.toml"]]
+    assert mentioned(shown) == [["cache", "list", "--json"]]
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/write-a-strategy.md", "docs/tasks.md", "docs/teachers.md"]
+    ("wrong", "said"),
+    [
+        ("compare --stratgies logits", "--stratgies"),
+        ("compare --epochs many", "--epochs"),
+        ("export", "run"),
+        ("distil", "distil"),
+        ("cache lst", "lst"),
+    ],
 )
-def test_the_python_blocks_of_a_page_run_one_after_the_other(name: str) -> None:
-    blocks = _blocks(ROOT / name, "python")
-    assert blocks
-    names: dict[str, object] = {"__name__": "documentation"}
-    for block in blocks:
-        exec(compile(block, name, "exec"), names)
+def test_a_command_that_is_not_there_is_found(wrong: str, said: str) -> None:
+    with pytest.raises(TyperException) as caught:
+        parse(wrong.split())
+    assert said in caught.value.format_message()
+
+
+@pytest.mark.parametrize("wrong", ["compare --stratgies logits", "distil FILE", "cache lst"])
+def test_a_mention_of_what_is_not_there_is_found(wrong: str) -> None:
+    assert unknown(wrong.split()) != []
 
 
 def test_the_shown_strategies_are_strategies_that_pass_the_kit() -> None:
@@ -97,11 +164,61 @@ def test_the_files_of_other_tasks_that_are_shown_are_valid() -> None:
     assert kinds == ["regression", "sequences"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        if not target.startswith(("http://", "https://")):
-            assert (page.parent / target).exists(), target
+@every_page
+def test_every_link_leads_to_a_file_and_to_a_heading_of_it(page: Path) -> None:
+    assert broken(page) == []
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    (tmp_path / "there.md").write_text("# A `name`, and more\n\n## Twice\n\n## Twice\n")
+    good = "[a](there.md#a-name-and-more) [b](there.md#twice-1) [c](#here) [d](https://x.org/y)"
+    wrong = ["gone.md", "there.md#twice-2", "#gone", "gone.png"]
+    page = tmp_path / "page.md"
+    page.write_text(f"# Here\n\n{good}\n`[no](link.md)`\n```\n[no](link.md)\n```\n")
+    assert broken(page) == []
+    written = page.read_text(encoding="utf-8")
+    page.write_text(
+        f"{written}\n[a]({wrong[0]}) [b]({wrong[1]}) [c]({wrong[2]}) ![d]({wrong[3]})\n"
+    )
+    assert broken(page) == wrong
+    assert anchors("# A\n```\n# no heading\n```\n") == {"a"}
+
+
+def test_every_page_is_reached_from_the_readme_and_is_in_the_site() -> None:
+    seen: set[Path] = set()
+    waiting = [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in seen:
+            continue
+        seen.add(page)
+        if page.suffix in (".md", ".ipynb"):
+            targets = [
+                (page.parent / link.partition("#")[0]).resolve() for link in links(text_of(page))
+            ]
+            waiting += [target for target in targets if target.is_file()]
+    examples = [*(ROOT / "docs" / "examples").glob("*.py")]
+    assert len(examples) == 3
+    assert [_name(page) for page in [*PAGES, *examples] if page not in seen] == []
+    index = ROOT / "docs" / "index.md"
+    listed = [
+        line.partition("<")[2].rstrip(">") or line
+        for tree in blocks(text_of(index), "{toctree}")
+        for line in tree.split()
+        if not line.startswith(":")
+    ]
+    left_out = {str(page.relative_to(index.parent).with_suffix("")) for page in DOCS} - {*listed}
+    assert left_out == {"index"}
+
+
+def test_the_page_of_public_names_has_all_of_them_once() -> None:
+    import kdcore.testing
+
+    found = re.findall(r"^\.\. auto\w+:: (\S+)$", text_of(ROOT / "docs" / "api.md"), re.MULTILINE)
+    public = [
+        f"{each.__name__}.{name}" for each in (kdcore, kdcore.testing) for name in each.__all__
+    ]
+    assert sorted(found) == sorted(public)
 
 
 def test_the_readme_names_every_method() -> None:
@@ -125,7 +242,13 @@ def test_every_name_of_kdcore_that_prose_has_is_exported() -> None:
         for page in PAGES
         for name in re.findall(r"`kdcore\.([A-Za-z]+)[`(]", page.read_text(encoding="utf-8"))
     }
-    others = {"testing", "trainer", "wrappers", "strategies"}  # modules, groups of entry points
+    others = {
+        "card",
+        "testing",
+        "trainer",
+        "wrappers",
+        "strategies",
+    }  # modules, groups of entry points
     assert found - others
     assert found - others <= set(kdcore.__all__)
 

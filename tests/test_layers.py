@@ -139,7 +139,6 @@ LAYERS = (
     ("kdcore.report.page",),
     ("kdcore.report.write",),
     ("kdcore.report",),
-    ("kdcore.comparing",),
     # measuring
     ("kdcore.bench.measure", "kdcore.bench.work"),
     (
@@ -163,6 +162,7 @@ LAYERS = (
     ),
     ("kdcore.shipping.export", "kdcore.shipping.predict"),
     ("kdcore.shipping.choice",),
+    ("kdcore.comparing",),
     # the conformance kit
     ("kdcore.testing.models",),
     ("kdcore.testing.case",),

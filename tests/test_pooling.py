@@ -59,4 +59,4 @@ def test_a_member_may_have_any_name() -> None:
     source.logits = {"self": torch.tensor([[2.0, 1.0]]), "inputs": torch.tensor([[0.0, 0.5]])}
     models = {"self": _Says(), "inputs": _Says()}
     ensemble = TeacherEnsemble(("self", "inputs"))
-    assert scores_of(ensemble, models, source, Classification()) ["accuracy"] == 100.0
+    assert scores_of(ensemble, models, source, Classification())["accuracy"] == 100.0

@@ -1,5 +1,6 @@
 """Shares of losses in the student's gradient, against gradients taken by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -106,3 +107,15 @@ def test_a_loss_of_the_adapters_alone_has_no_share_in_the_students_gradient() ->
 
 def test_a_record_without_a_measurement_has_none() -> None:
     assert StepRecord(0, 0, 1, 1, {"total": 1.0}).shares == {}
+
+
+def test_where_no_loss_has_a_gradient_shares_are_zero_and_not_no_numbers() -> None:
+    distiller = _distiller()
+    losses = distiller(IMAGES, LABELS)
+    still = replace(
+        losses,
+        task=losses.task * 0.0,
+        auxiliary={name: each * 0.0 for name, each in losses.auxiliary.items()},
+    )
+    found = GradientShares(distiller, 1, plain=True).of(still)
+    assert [float(each) for each in found.values()] == [0.0, 0.0]

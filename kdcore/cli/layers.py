@@ -111,8 +111,9 @@ def _given(model: str, image_size: int | None) -> Any:
     if offer and offer.text and image_size is None:
         words = torch.ones(2, WORDS, dtype=torch.int64)
         return {"input_ids": words, "attention_mask": words}
-    own = offer.preprocess.size if offer and offer.preprocess else USUAL_SIZE
-    return image_size or (TUTORIAL_SIZE if model in ("deepnn", "lightnn") else own)
+    if image_size is not None or model in ("deepnn", "lightnn"):
+        return image_size or TUTORIAL_SIZE
+    return offer.preprocess.size if offer and offer.preprocess else USUAL_SIZE
 
 
 def _sample(given: Any) -> Any:

@@ -40,8 +40,8 @@ class HuggingFaceOffer(Offer):
             import transformers
         except ImportError:
             raise ModelError(
-                f"{where}: 'hf/{name}' needs transformers: pip install \"kdcore[huggingface]\", or in a clone "
-                "uv sync --extra huggingface"
+                f"{where}: 'hf/{name}' needs transformers: pip install \"kdcore[huggingface]\", "
+                "or in a clone uv sync --extra huggingface"
             ) from None
         self._library: Any = transformers
         self._from = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
