@@ -19,7 +19,10 @@ def test_missing_libraries_are_named_with_how_to_install_them(
     _without(monkeypatch, "onnx", "onnxruntime")
     with pytest.raises(UserError) as raised:
         check_onnx("--onnx")
-    expected = '--onnx needs onnx and onnxruntime: pip install "kdcore[export]"'
+    expected = (
+        '--onnx needs onnx and onnxruntime: pip install "kdcore[export]", or in a clone '
+        "uv sync --extra export"
+    )
     assert str(raised.value) == expected
     with pytest.raises(UserError, match="export needs onnx"):
         check_formats(ExportConfig())
