@@ -84,7 +84,7 @@ def test_what_cannot_be_exported_is_one_line(
     _, err = said("export", run, "--int8", code=2)
     assert (
         err == "error: --int8 needs onnx and onnxscript and onnxruntime: pip install "
-        '"kdcore[export]"\n'
+        '"kdcore[export]", or in a clone uv sync --extra export\n'
     )
     said("export", run, "--out", tmp_path / "plain")  # which needs none of them
 
