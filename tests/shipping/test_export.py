@@ -353,8 +353,6 @@ def test_a_student_of_inputs_by_name_is_exported_with_their_names(
 
 def test_a_student_that_draws_random_numbers_is_refused(other: Callable[[str], Path]) -> None:
     folder = other("Random")
-    with pytest.raises(
-        (RunError, ModelError), match=r"is not the student|cannot take this model|have been changed"
-    ):
+    with pytest.raises((RunError, ModelError), match=r"not the student|cannot take|been changed"):
         export_run(folder, BOTH, _ignore)
     assert list((folder / "export").iterdir()) == []
