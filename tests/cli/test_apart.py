@@ -72,7 +72,11 @@ def _rows(file: Path) -> list[tuple[Any, ...]]:
     for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
         for record in row["epochs"]:
             del record["seconds"]
-        rest = {key: row[key] for key in row if key not in ("seconds", "folder", "kept")}
+        # Where files are and how long a pass takes is each run's own; what is counted is not.
+        apart = ("seconds", "folder", "kept", "outcome", "costs")
+        rest = {key: row[key] for key in row if key not in apart}
+        counted = row["costs"] or {}
+        rest |= {key: counted.get(key) for key in ("parameters", "macs", "bytes")}
         found.append(tuple(sorted((key, repr(value)) for key, value in rest.items())))
     return sorted(found)
 
