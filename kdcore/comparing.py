@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from kdcore import configfile, report
-from kdcore.api import Data, Kept, distill_with, source_of_data, task_for, training_of
+from kdcore.api import Data, Kept, Result, distill_with, source_of_data, task_for, training_of
 from kdcore.asking import Identity
 from kdcore.cache import SignalCache
 from kdcore.comparison import Row, about, table
@@ -201,26 +201,7 @@ def compare(
                 **training,
             )
             students[name, seed] = model
-            best = None
-            if result.history.best_weights is not None:
-                choice = copy.deepcopy(model)
-                choice.load_state_dict(result.history.best_weights)
-                best = evaluate(choice, test, what_for)
-            last = result.history.epochs[-1]
-            results.append(
-                RunResult(
-                    name,
-                    seed,
-                    result.scores,
-                    last.loss,
-                    sum(record.seconds for record in result.history.epochs),
-                    tuple(asdict(record) for record in result.history.epochs),
-                    result.history.best_epoch,
-                    best,
-                    "",
-                    what_for.metrics,
-                )
-            )
+            results.append(_run(name, seed, result, test, what_for))
     return Comparison(tuple(results), MappingProxyType(students))
 
 
@@ -255,6 +236,27 @@ def compare_file(
     report.write_report(context.out, f"kdcore compare: {file.stem}", about(context), results)
     shipped.tell(context.note)
     return Comparison(tuple(results), folder=context.out)
+
+
+def _run(name: str, seed: int, result: Result, test: Source, task: Task) -> RunResult:
+    """Return what a training came to as a row's run, its best weights scored."""
+    history, best = result.history, None
+    if history.best_weights is not None:
+        choice = copy.deepcopy(result.student)
+        choice.load_state_dict(history.best_weights)
+        best = evaluate(choice, test, task)
+    return RunResult(
+        name=name,
+        seed=seed,
+        scores=result.scores,
+        loss=history.epochs[-1].loss,
+        seconds=sum(record.seconds for record in history.epochs),
+        epochs=tuple(asdict(record) for record in history.epochs),
+        best_epoch=history.best_epoch,
+        best_scores=best,
+        folder="",
+        metrics=task.metrics,
+    )
 
 
 def _taught_by(

@@ -110,6 +110,20 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return message
 
 
+def missing_extra(what: str, library: str, extra: str) -> str:
+    """Say that a library is not installed, and how to install it.
+
+    Args:
+        what: needs it.
+        library: that is missing.
+        extra: of kdcore's, that brings it.
+    """
+    return (
+        f'{what} needs {library}: pip install "kdcore[{extra}]", or in a clone '
+        f"uv sync --extra {extra}"
+    )
+
+
 SHOWN_SAMPLES = 10
 """So many indices of samples are shown in a message."""
 

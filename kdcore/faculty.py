@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 from torch import nn
 
 from kdcore.asking import Identity
@@ -89,6 +90,10 @@ def _loaded(context: RunContext, seed: int, name: str, model: nn.Module) -> Teac
         said = f", {origin}" if weights is None else f" from {weights}"
         if other:
             said += ": its classes are others; it serves methods that compare features alone"
+        elif context.built(title).head == "own" and weights is None:
+            names = context.built(title).names
+            shown = f"{escape(names[0])} to {escape(names[-1])}"
+            said += f"; its classes, {shown}, are taken for the data's"
         said += _said(task, scores, ": {}") if scores else ""
         said += f"; \\[{section}.train] is not used" if ignored else ""
     else:

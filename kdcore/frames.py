@@ -5,7 +5,7 @@ from html import escape
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from kdcore.errors import UserError
+from kdcore.errors import UserError, missing_extra
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,10 +21,7 @@ def frame(records: Iterable[Mapping[str, object]]) -> "pd.DataFrame":
     try:
         import pandas as pd
     except ImportError:
-        raise UserError(
-            'to_pandas() needs pandas: pip install "kdcore[pandas]", or in a clone '
-            "uv sync --extra pandas"
-        ) from None
+        raise UserError(missing_extra("to_pandas()", "pandas", "pandas")) from None
     return pd.DataFrame.from_records(list(records))
 
 

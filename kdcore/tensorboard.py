@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Self
 
-from kdcore.errors import UserError
+from kdcore.errors import UserError, missing_extra
 from kdcore.history import EpochRecord
 from kdcore.processes import here
 from kdcore.readings import StepRecord
@@ -116,7 +116,4 @@ def check_installed() -> None:
     try:
         import tensorboard  # noqa: F401
     except ImportError:
-        raise UserError(
-            'log.tensorboard needs TensorBoard: pip install "kdcore[tensorboard]", or in a clone '
-            "uv sync --extra tensorboard"
-        ) from None
+        raise UserError(missing_extra("log.tensorboard", "TensorBoard", "tensorboard")) from None

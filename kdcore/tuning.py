@@ -1,13 +1,14 @@
 """Searching for an experiment's settings on its validation split, candidate by candidate.
 
-What can be searched for is in `space`. The test samples are never looked at here.
+What can be searched for is in `space`, one try of it in `trials`. The test samples are never looked
+at here.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -25,60 +26,41 @@ from kdcore.errors import (
     KdcoreError,
     RunError,
     TapError,
-    UserError,
     unknown,
 )
 from kdcore.experiment import CandidateConfig, ComparisonConfig, StageConfig
 from kdcore.faculty import Teacher, run_teachers
 from kdcore.files import locked, write_json
 from kdcore.fingerprint import fingerprint_of, fingerprint_of_facts, source_of
-from kdcore.history import EpochRecord
 from kdcore.job import STUDENT
 from kdcore.joblist import students
 from kdcore.models.build import code_of
 from kdcore.probe import trace
 from kdcore.randomness import derive_seed
-from kdcore.readings import StepRecord
 from kdcore.selection import select
 from kdcore.space import Dimension, Value
 from kdcore.tasks import Metric
 from kdcore.teachers import TEACHER
 from kdcore.trainer import train
 from kdcore.training import signals_of
+from kdcore.trials import (
+    JOURNAL,
+    STARTUP,
+    STATES,
+    Trial,
+    Tried,
+    Watch,
+    check_installed,
+    ended,
+    open_study,
+    suggested,
+    told,
+)
 from kdcore.validation import describe_validation
 
 TRIALS = "tune.json"
-JOURNAL = "tune.journal"
-"""Optuna's own record, from which a search goes on."""
-
-STARTUP = 4
-"""So many trials of a candidate are the file's own or random; none of them is stopped early."""
-
 Range = tuple[float, float, bool]
 """Lowest and highest value, and whether it is searched by the logarithm."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One try of a candidate.
-
-    Attributes:
-        number: from 0, within its candidate; 0 is what it would be without a search.
-        state: ``"complete"``, ``"stopped early"`` or ``"failed"``.
-        score: mean over the tuning seeds of the best on the validation split; None where it was
-            not reached.
-        values: by path, see `kdcore.space.Dimension`.
-        epochs: validation scores of the first tuning seed, by epoch from 1; None of one that is
-            no number.
-        why: it failed.
-    """
-
-    number: int
-    state: str
-    score: float | None
-    values: Mapping[str, Value]
-    epochs: Mapping[int, float | None]
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,31 +78,6 @@ class Tuned:
     searched: tuple[Dimension, ...]
     trials: tuple[Trial, ...]
     best: Trial
-
-
-class Tried(Protocol):
-    """What of Optuna's trial is used."""
-
-    def report(self, value: float, step: int) -> None:
-        """Take a score after so many epochs."""
-
-    def should_prune(self) -> bool:
-        """Return whether others did better by then."""
-
-
-def check_installed() -> None:
-    """Refuse to search where Optuna is missing.
-
-    Raises:
-        UserError: it is.
-    """
-    try:
-        import optuna  # noqa: F401
-    except ImportError:
-        raise UserError(
-            'kdcore tune needs Optuna: pip install "kdcore[tune]", or in a clone '
-            "uv sync --extra tune"
-        ) from None
 
 
 def tuning_seeds(config: ComparisonConfig, given: Sequence[int] | None = None) -> list[int]:
@@ -377,18 +334,20 @@ class Search:
         import optuna
 
         states, dimensions = optuna.trial.TrialState, self._spaces[label]
-        study = self._study(label)
+        name = f"{label}-{self._key(label)[:12]}"
+        file, epochs = self._context.out / JOURNAL, self._config.train.epochs
+        study = open_study(file, name, self.metric, epochs)
         # One that ran when the process died is done again.
         for stale in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
             study.tell(stale.number, state=states.FAIL)
-        while (done := len(_ended(study))) < trials:
+        while (done := len(ended(study))) < trials:
             # Of the trial's own number, so that a search that goes on is that of one piece.
             seed = derive_seed(self._config.seeds[0], "tune", label, done) % 2**32
             study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
             if not done and not study.get_trials(deepcopy=False, states=(states.WAITING,)):
                 study.enqueue_trial({each.path: each.default for each in dimensions})
             trial = study.ask()
-            values = {each.path: _suggested(trial, each) for each in dimensions}
+            values = {each.path: suggested(trial, each) for each in dimensions}
             state, score, why = states.COMPLETE, None, ""
             try:
                 score = self._tried(label, values, trial)
@@ -406,34 +365,10 @@ class Search:
             shown = STATES[state.name] if score is None else self.metric.text(score)
             said = f": {why}" if why else ""
             self._context.note(f"{title(label)}, trial {done + 1} of {trials}: {shown}{said}")
-        return self._tuned(label, _ended(study)[:trials])
+        return self._tuned(label, ended(study)[:trials])
 
-    def _study(self, label: str) -> Any:
-        """Return Optuna's study of a candidate, begun or found begun."""
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        journal = optuna.storages.journal.JournalFileBackend(str(self._context.out / JOURNAL))
-        return optuna.create_study(
-            study_name=f"{label}-{self._key(label)[:12]}",
-            storage=optuna.storages.JournalStorage(journal),
-            direction="maximize" if self.metric.higher_is_better else "minimize",
-            pruner=optuna.pruners.MedianPruner(
-                n_startup_trials=STARTUP, n_warmup_steps=max(1, self._config.train.epochs // 4)
-            ),
-            load_if_exists=True,
-        )
-
-    def _tuned(self, label: str, ended: Sequence[Any]) -> Tuned:
-        found = []
-        for number, each in enumerate(ended):
-            state = STATES[each.state.name]
-            # Of one that was stopped, Optuna has the last score that it heard.
-            score = each.value if state == "complete" else None
-            values, why = dict(each.params), each.user_attrs["why"]
-            heard = each.intermediate_values.items()
-            epochs = {epoch: None if math.isnan(value) else value for epoch, value in heard}
-            found.append(Trial(number, state, score, values, epochs, why))
+    def _tuned(self, label: str, tried: Sequence[Any]) -> Tuned:
+        found = [told(number, each) for number, each in enumerate(tried)]
         best: Trial | None = None
         for trial in found:
             if trial.score is None:
@@ -488,13 +423,13 @@ class Search:
         """Train a candidate with some values, on each tuning seed; return its mean score."""
         plan, scores = self._with(label, values), []
         for place, seed in enumerate(self._seeds):
-            watch = _Watch(self.metric, None if place else trial)
+            watch = Watch(self.metric, None if place else trial)
             self._train(label, plan, seed, watch)
             assert watch.best is not None  # there is a validation split, and an epoch at least
             scores.append(watch.best)
         return sum(scores) / len(scores)
 
-    def _train(self, label: str, plan: Sequence[StageConfig], seed: int, watch: "_Watch") -> None:
+    def _train(self, label: str, plan: Sequence[StageConfig], seed: int, watch: Watch) -> None:
         context, before, carried = self._context, 0, dict[str, Mapping[str, Any]]()
         taught = {} if label == STUDENT else self._teachers
         models = {name: each.model for name, each in taught.items()}
@@ -526,38 +461,6 @@ class Search:
         return run_teachers(self._context, self._seeds[0])
 
 
-class _Watch:
-    """Hears of a training's epochs, and stops it where others did better by then.
-
-    Args:
-        metric: the score that counts.
-        trial: that stops; None of trainings that run to their end.
-    """
-
-    def __init__(self, metric: Metric, trial: Tried | None) -> None:
-        self._metric, self._trial = metric, trial
-        self.best: float | None = None
-
-    def on_step(self, record: StepRecord) -> None:
-        """Hear of a step; nothing is decided by one."""
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        """Hear of an epoch; see `kdcore.history.Observer`."""
-        import optuna
-
-        score = record.validation[self._metric.name]
-        if self.best is None or math.isnan(self.best) or self._metric.better(score, self.best):
-            self.best = score
-        if self._trial is None:
-            return
-        self._trial.report(score, record.epoch)
-        if self._trial.should_prune():
-            raise optuna.TrialPruned
-
-
-STATES = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
-
-
 def title(label: str) -> str:
     """Return what a candidate is called in a line for people."""
     return "the student alone" if label == STUDENT else label
@@ -573,27 +476,6 @@ def _once(note: Callable[[str], None]) -> Callable[[str], None]:
             note(text)
 
     return say
-
-
-def _ended(study: Any) -> list[Any]:
-    """Return the trials that came to an end, in their order; not those that a death cut off."""
-    return [
-        each
-        for each in study.get_trials(deepcopy=False)
-        if each.state.is_finished() and each.user_attrs.get("ended")
-    ]
-
-
-def _suggested(trial: Any, dimension: Dimension) -> Value:
-    path, low, high = dimension.path, dimension.low, dimension.high
-    if dimension.choices:
-        chosen: Value = trial.suggest_categorical(path, dimension.choices)
-        return chosen
-    assert low is not None
-    assert high is not None
-    if dimension.whole:
-        return int(trial.suggest_int(path, int(low), int(high), log=dimension.log))
-    return float(trial.suggest_float(path, low, high, log=dimension.log))
 
 
 def best_of(config: ComparisonConfig, tuned: Iterable[Tuned]) -> ComparisonConfig:

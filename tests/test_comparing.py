@@ -203,3 +203,15 @@ def test_candidates_may_learn_from_different_teachers() -> None:
     )
     names = [each.name for each in found.results]
     assert names == ["teacher a", "teacher b", STUDENT, "of-a", "of-b"]
+
+
+def test_an_experiments_file_ships_what_it_asks_for(tmp_path: Path) -> None:
+    file = tmp_path / "digits.toml"
+    file.write_text(
+        "export = { formats = [] }\nseeds = [1]\n[data]\nlimit = 60\n"
+        "[teacher]\nmodel = 'lightnn'\nimage_size = 8\n[student]\nimage_size = 8\n"
+        "[train]\nepochs = 1\n[[candidates]]\nstrategies = [{ name = 'logits' }]\n"
+    )
+    found = kdcore.compare_file(file, out=tmp_path / "out")
+    (own,) = (Path(each.folder) for each in found.results if each.name == "logits")
+    assert (own / "export" / "student.safetensors").is_file()

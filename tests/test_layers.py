@@ -124,6 +124,7 @@ LAYERS = (
     ("kdcore.run",),
     ("kdcore.joblist",),
     ("kdcore.comparison", "kdcore.space"),
+    ("kdcore.trials",),
     ("kdcore.tuning",),
     ("kdcore.shipping.record",),
     # reports

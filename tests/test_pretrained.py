@@ -1,6 +1,5 @@
 """Models that come trained: heads that fit, are fitted, mapped, or of other classes."""
 
-import hashlib
 import io
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from kdcore.job import CONFIG, STUDENT_WEIGHTS
 from kdcore.models.from_torchvision import TorchvisionOffer
 from kdcore.models.tutorial import LightNN
 from kdcore.run import run_student
+from tests.models.offered import offer_weights
 
 NAME = "torchvision/shufflenet_v2_x0_5"
 PRETRAINED = {"model": NAME, "pretrained": True, "image_size": 32}
@@ -30,15 +30,7 @@ HEAD = ("fc.weight", "fc.bias")
 
 @pytest.fixture(autouse=True)
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
-    """Offer weights at an address that needs no network, and keep downloads in a new folder."""
-    torch.manual_seed(5)
-    state = shufflenet_v2_x0_5(weights=None).state_dict()
-    torch.save(state, tmp_path / "all.pth")
-    digest = hashlib.sha256((tmp_path / "all.pth").read_bytes()).hexdigest()
-    file = (tmp_path / "all.pth").rename(tmp_path / f"shufflenet-{digest[:8]}.pth")
-    monkeypatch.setattr(TorchvisionOffer, "url", property(lambda _: file.as_uri()))
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    return dict(state)
+    return offer_weights(tmp_path, monkeypatch)
 
 
 class Desk:
@@ -286,3 +278,49 @@ def test_the_same_classes_in_another_order_are_found_by_their_names(
     student = Desk(tmp_path / "other", {"model": "lightnn"}, student=PRETRAINED).context
     with pytest.raises(ModelError, match="in another order"):
         student.new_student(1)
+
+
+def test_a_map_is_a_part_of_who_a_teacher_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of what a model says of a few inputs, a map that moves a rare class may change nothing.
+    monkeypatch.setattr("kdcore.faculty.fingerprint_of", lambda *_: "the same")
+    identities = set()
+    for first in (1, 2):
+        class_map = {str(digit): 10 * digit + first for digit in range(10)}
+        context = Desk(tmp_path / "runs", {**PRETRAINED, "class_map": class_map}).context
+        identities.add(run_teacher(context, 1).identity.fingerprint)
+    assert len(identities) == 2
+
+
+def test_classes_that_are_taken_for_the_datas_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = TorchvisionOffer.__init__
+
+    def ten(offer: TorchvisionOffer, *given: str) -> None:
+        begin(offer, *given)
+        offer.categories = tuple(f"kind {number}" for number in range(10))
+
+    monkeypatch.setattr(TorchvisionOffer, "__init__", ten)
+    monkeypatch.setattr(TorchvisionOffer, "pretrained", lambda offer: offer.fresh(10))
+    desk = Desk(tmp_path / "runs", PRETRAINED)
+    run_teacher(desk.context, 1)
+    assert "its classes, kind 0 to kind 9, are taken for the data's" in desk.console.export_text()
+
+
+def test_pretrained_weights_that_are_not_finite_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: dict[str, Tensor]
+) -> None:
+    whole = TorchvisionOffer.pretrained
+
+    def ruined(offer: TorchvisionOffer) -> Any:
+        model = whole(offer)
+        with torch.no_grad():
+            next(model.parameters())[0] = torch.nan
+        return model
+
+    monkeypatch.setattr(TorchvisionOffer, "pretrained", ruined)
+    assert "conv1.0.weight" in trained
+    with pytest.raises(ModelError, match=r"'conv1\.0\.weight' is not finite"):
+        Desk(tmp_path / "runs").context.new_teacher(1)

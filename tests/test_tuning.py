@@ -1,6 +1,7 @@
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from kdcore.evaluation import evaluate
 from kdcore.experiment import ComparisonConfig, StageConfig
 from kdcore.history import EpochRecord, History, Observer
 from kdcore.sections import TrainConfig
-from kdcore.tuning import TRIALS, Range, Search, Trial, Tuned, best_of, tuning_seeds
+from kdcore.trials import Trial, check_installed
+from kdcore.tuning import TRIALS, Range, Search, Tuned, best_of, tuning_seeds
 from tests.extras import needed
 
 optuna = needed("optuna")
@@ -205,7 +207,7 @@ def test_nothing_is_searched_without_a_validation_split(tmp_path: Path) -> None:
 def test_a_missing_optuna_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(UserError, match=r'pip install "kdcore\[tune\]"'):
-        tuning.check_installed()
+        check_installed()
 
 
 # Ranges that a user gives
@@ -435,3 +437,16 @@ def test_the_record_names_settings_as_users_do(tmp_path: Path, pretend: Pretend)
         "candidates.logits.strategies.logits.temperature",
     ]
     assert [list(trial["values"]) for trial in logits["trials"]] == [names] * 2
+
+
+def test_trials_depend_on_what_only_the_teacher_is_given(tmp_path: Path) -> None:
+    keys = [
+        _search(_config(f"teacher.mean=[{mean}, 0.5, 0.5]"), tmp_path)._key("logits")
+        for mean in (0.1, 0.4)
+    ]
+    search = _search(_config(), tmp_path)
+    before = search._key("logits")
+    data = search._context.data
+    changed = replace(data.teachers["teacher"], fingerprint="other images")
+    search._context.data = replace(data, teachers={"teacher": changed})
+    assert len({*keys, before, search._key("logits")}) == 4

@@ -54,7 +54,8 @@ class Distillation(pl.LightningModule):  # type: ignore[misc]  # has no types th
     Args:
         distiller: holds student, teacher and strategies; only the first and what strategies train
             are parameters, and are saved.
-        micro_batch: samples in memory at a time; any number gives the same student.
+        micro_batch: samples in memory at a time; any number gives the same student,
+            unless several samples write one row of a method's memory.
     """
 
     def __init__(self, distiller: kdcore.Distiller, micro_batch: int) -> None:
@@ -101,7 +102,8 @@ def distil(
         student: the model to train.
         data: images and labels.
         batch_size: samples of an optimizer step.
-        micro_batch: samples in memory at a time; any number gives the same student.
+        micro_batch: samples in memory at a time; any number gives the same student,
+            unless several samples write one row of a method's memory.
         epochs: passes over the data.
     """
     generator = torch.Generator().manual_seed(0)

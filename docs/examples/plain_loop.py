@@ -56,7 +56,8 @@ def distil(
         student: the model to train.
         data: images and labels.
         batch_size: samples of an optimizer step.
-        micro_batch: samples in memory at a time; any number gives the same student.
+        micro_batch: samples in memory at a time; any number gives the same student,
+            unless several samples write one row of a method's memory.
         epochs: passes over the data.
     """
     generator = torch.Generator().manual_seed(0)

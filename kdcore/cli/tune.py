@@ -45,8 +45,9 @@ def command(
     from kdcore import configfile, tuning
     from kdcore.errors import ConfigError
     from kdcore.processes import started_together
+    from kdcore.trials import check_installed
 
-    tuning.check_installed()
+    check_installed()
     if started_together():
         raise ConfigError("kdcore tune is one process: start it without torchrun")
     tree = configfile.read_file(file)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from kdcore.data.images import ArrayImages, ImageData, LabelledImages
 from kdcore.data.split import TEST_SHARE, stratified_split
-from kdcore.errors import DataError
+from kdcore.errors import DataError, missing_extra
 
 BRIGHTEST = 16
 SIDE = 32
@@ -27,10 +27,7 @@ def load_digits() -> ImageData:
     try:
         from sklearn import datasets
     except ImportError as error:
-        raise DataError(
-            "data.name = 'digits' needs scikit-learn, which is not installed; run "
-            'pip install "kdcore[digits]", or in a clone uv sync --extra digits'
-        ) from error
+        raise DataError(missing_extra("data.name = 'digits'", "scikit-learn", "digits")) from error
     bunch = datasets.load_digits()
     grey = torch.from_numpy(bunch.images).unsqueeze(1) * (255 / BRIGHTEST)
     large = F.interpolate(grey, size=(SIDE, SIDE), mode="bilinear", align_corners=False)

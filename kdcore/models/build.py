@@ -55,12 +55,14 @@ class Built:
         head: whether its head is its own, begins anew, is mapped to the data's classes, or is of
             other classes, so that it has no logits for them.
         classes: of its own head; 0 where it has none or that is not known.
+        names: of these, where a library tells them.
     """
 
     model: nn.Module
     origin: str
     head: Head
     classes: int = 0
+    names: tuple[str, ...] = ()
 
 
 def offer_of(name: str, where: str) -> Offer | None:
@@ -155,15 +157,12 @@ def build(
         else _with_weights(config, classes, given, where)
     )
     groups = None
-    offer = offer_of(config.model, where) if config.pretrained else None
-    known = offer.categories if offer else ()
     if teacher and teacher.class_map is not None:
-        own = len(known) if offer else built.classes
-        groups = groups_of(teacher.class_map, names, own, known, where)
-        built = replace(built, head="mapped")
-    elif teacher and built.head == "own" and _reordered(known, names):
+        groups = groups_of(teacher.class_map, names, built.classes, built.names, where)
+    elif teacher and built.head == "own" and _reordered(built.names, names):
         # The same classes in another order: a name says more than a place.
-        groups = [[known.index(name)] for name in names]
+        groups = [[built.names.index(name)] for name in names]
+    if groups is not None:
         built = replace(built, head="mapped")
     if config.output is not None or groups is not None or built.head == "other":
         hidden = built.head == "other"
@@ -190,12 +189,16 @@ def _pretrained(
             f"{where} {offer.name!r}: its pretrained head knows the data's classes in another "
             "order, which its file would keep: leave pretrained out, or give other weights"
         )
-    if mapped or (own and classes in (own, None)):
-        return Built(offer.pretrained(), origin, "own", own)
-    if isinstance(config, TeacherConfig) and config.fit is None:
-        return Built(offer.pretrained(), origin, "other", own)
-    assert classes is not None
-    return Built(offer.with_new_head(classes), origin, "new", classes)
+    fits = mapped or (own and classes in (own, None))
+    if fits or (isinstance(config, TeacherConfig) and config.fit is None):
+        built = Built(offer.pretrained(), origin, "own" if fits else "other", own, offer.categories)
+    else:
+        assert classes is not None
+        built = Built(offer.with_new_head(classes), origin, "new", classes)
+    for name, parameter in built.model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ModelError(f"{where} {offer.name!r}: the tensor {name!r} is not finite")
+    return built
 
 
 def _with_weights(config: ModelConfig, classes: int | None, given: Any, where: str) -> Built:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.data.preprocess import Preprocess
-from kdcore.errors import ModelError
+from kdcore.errors import ModelError, missing_extra
 from kdcore.models.offer import Offer
 from kdcore.sections import Interpolation
 
@@ -39,10 +39,8 @@ class HuggingFaceOffer(Offer):
         try:
             import transformers
         except ImportError:
-            raise ModelError(
-                f"{where}: 'hf/{name}' needs transformers: pip install \"kdcore[huggingface]\", "
-                "or in a clone uv sync --extra huggingface"
-            ) from None
+            what = f"{where}: 'hf/{name}'"
+            raise ModelError(missing_extra(what, "transformers", "huggingface")) from None
         self._library: Any = transformers
         self._from = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
         self._where = where

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from torch import nn
 
 from kdcore.data.preprocess import Preprocess
-from kdcore.errors import ModelError, unknown
+from kdcore.errors import ModelError, missing_extra, unknown
 from kdcore.models.offer import Offer
 from kdcore.sections import Interpolation
 
@@ -26,10 +26,8 @@ class TimmOffer(Offer):
         try:
             import timm
         except ImportError:
-            raise ModelError(
-                f"{where}: 'timm/{name}' needs timm: pip install \"kdcore[timm]\", or in a clone "
-                "uv sync --extra timm"
-            ) from None
+            what = f"{where}: 'timm/{name}'"
+            raise ModelError(missing_extra(what, "timm", "timm")) from None
         self._timm: Any = timm
         self._name, self._where = name, where
         self.name = f"timm/{name}"

@@ -85,9 +85,5 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], classes: int, where: s
         # A mask may be made of infinities, which the model itself has in the same places.
         if not bool((torch.isfinite(tensor) | known).all()):
             raise ModelError(f"{where}: the tensor {name!r} has values that are not finite")
-    model.load_state_dict(
-        {
-            name: weights[name] if weights[name].shape == own[name].shape else own[name]
-            for name in own
-        }
-    )
+    fitting = {name: each for name, each in weights.items() if each.shape == own[name].shape}
+    model.load_state_dict({**own, **fitting})

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from kdcore.errors import UserError
+from kdcore.errors import UserError, missing_extra
 from kdcore.sections import ExportConfig
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -18,10 +18,7 @@ def check_onnx(what: str) -> None:
         UserError: names those that are missing, and how to install them.
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise UserError(
-            f'{what} needs {" and ".join(missing)}: pip install "kdcore[export]", or in a clone '
-            "uv sync --extra export"
-        )
+        raise UserError(missing_extra(what, " and ".join(missing), "export"))
 
 
 def check_formats(config: ExportConfig) -> None:

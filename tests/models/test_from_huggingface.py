@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
+from kdcore.cli.main import run_command
 from kdcore.comparison import compare
 from kdcore.configfile import as_comparison
 from kdcore.context import RunContext
@@ -245,3 +246,14 @@ def test_a_model_of_text_is_fitted_and_teaches_a_student_of_another_kind(
     assert [run.name for run in runs] == ["teacher", "student", "logits", "cosine"]
     assert runs[0].origin == f"pretrained hf/{tmp_path / 'bert'}"
     assert all(0 <= run.accuracy <= 100 for run in runs)
+
+
+def test_layers_are_shown_at_the_size_that_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _vit(tmp_path)
+    (tmp_path / "preprocessor_config.json").unlink()
+    assert run_command(["layers", f"hf/{tmp_path}", "--depth", "1"]) == 2
+    assert "set image_size, mean and std" in capsys.readouterr().err
+    assert run_command(["layers", f"hf/{tmp_path}", "--depth", "1", "--image-size", "16"]) == 0
+    assert "classifier" in capsys.readouterr().out

@@ -1,33 +1,23 @@
 """Torchvision's pretrained models, from a file beside the test whose hash is looked at."""
 
-import hashlib
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_model_weights, shufflenet_v2_x0_5
+from torchvision.models import get_model_weights
 from torchvision.transforms.v2.functional import to_pil_image
 
 from kdcore.data.preprocess import Preprocess
 from kdcore.errors import ModelError
 from kdcore.models.from_torchvision import TorchvisionOffer
+from tests.models.offered import NAME, offer_weights
 from tests.models.pictures import smooth
-
-NAME = "shufflenet_v2_x0_5"
 
 
 @pytest.fixture
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
-    """Offer weights at an address that needs no network, and keep downloads in a new folder."""
-    torch.manual_seed(5)
-    state = shufflenet_v2_x0_5(weights=None).state_dict()
-    torch.save(state, tmp_path / "all.pth")
-    digest = hashlib.sha256((tmp_path / "all.pth").read_bytes()).hexdigest()
-    file = (tmp_path / "all.pth").rename(tmp_path / f"shufflenet-{digest[:8]}.pth")
-    monkeypatch.setattr(TorchvisionOffer, "url", property(lambda _: file.as_uri()))
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    return dict(state)
+    return offer_weights(tmp_path, monkeypatch)
 
 
 def _offer() -> TorchvisionOffer:
@@ -136,3 +126,20 @@ def test_a_new_model_is_of_the_classes_that_are_wanted() -> None:
     model = _offer().fresh(3)
     assert isinstance(model.fc, nn.Linear)
     assert model.fc.out_features == 3
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_models_that_would_normalise_anew_are_given_what_they_would_make(name: str) -> None:
+    """Torchvision's own have transform_input with pretrained weights: ImageNet's to 0.5."""
+    offer = TorchvisionOffer(name, "teacher")
+    assert offer.preprocess is not None
+    size = offer.preprocess.size
+    square = smooth(size, size)
+    as_imagenet = get_model_weights(name).DEFAULT.transforms()
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (as_imagenet.mean, as_imagenet.std))
+    normalised = ((square.float() / 255 - mean) / std).unsqueeze(0)
+    own = offer.fresh(2)
+    own.transform_input = True  # type: ignore[assignment]  # a flag of these two
+    expected = own._transform_input(normalised)  # type: ignore[operator]
+    assert torch.allclose(offer.preprocess.normalise(square.unsqueeze(0)), expected, atol=1e-5)
+    assert not offer.fresh(2).transform_input
