@@ -144,8 +144,9 @@ class RunContext:
 
         Of several, each has initial weights of its own.
         """
-        torch.manual_seed(seed if name == TEACHER else derive_seed(seed, title_of(name)))
         config = self.experiment.model_teachers[name]
+        seed = config.own_seed(seed)
+        torch.manual_seed(seed if name == TEACHER else derive_seed(seed, title_of(name)))
         if self.kept_answers[name] is not None:
             bare = dict.fromkeys(("weights", "classes", "class_map", "fit"))
             config = config.model_copy(update=bare)

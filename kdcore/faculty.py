@@ -63,7 +63,9 @@ def run_teacher(context: RunContext, seed: int, name: str = TEACHER) -> Teacher:
     config = context.experiment.model_teachers[name]
     model = context.new_teacher(seed, name)
     if context.kept_answers[name] is None and (not config.comes_trained or config.fit):
-        return _trained(context, seed, name, model.to(context.device))
+        own = config.own_seed(seed)
+        teacher = _trained(context, own, name, model.to(context.device))
+        return replace(teacher, result=replace(teacher.result, seed=seed))
     return _loaded(context, seed, name, model)
 
 
@@ -86,7 +88,8 @@ def _loaded(context: RunContext, seed: int, name: str, model: nn.Module) -> Teac
         file = make_folder(context.out / OUTCOMES) / f"{title}-{fingerprint[:8]}.safetensors"
         outcome = None if other else context.keep_outcome(asked, file, data.test, None)
         section = TEACHER if context.experiment.teachers is None else f"teachers.{name}"
-        ignored = context.experiment.model_teachers[name].train
+        unused = [f"\\[{section}.train]"] if config.train else []
+        unused += ["its seed"] if config.seed is not None else []
         said = f", {origin}" if weights is None else f" from {weights}"
         if other:
             said += ": its classes are others; it serves methods that compare features alone"
@@ -95,7 +98,7 @@ def _loaded(context: RunContext, seed: int, name: str, model: nn.Module) -> Teac
             shown = f"{escape(names[0])} to {escape(names[-1])}"
             said += f"; its classes, {shown}, are taken for the data's"
         said += _said(task, scores, ": {}") if scores else ""
-        said += f"; \\[{section}.train] is not used" if ignored else ""
+        said += f"; not used: {' and '.join(unused)}" if unused else ""
     else:
         scores, fingerprint, costs, outcome = known["scores"], known["teacher"], None, None
         said = f": {weights} is missing; its kept answers serve{_said(task, scores, ' ({})')}"

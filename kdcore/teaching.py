@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
 
 from kdcore.errors import ConfigError, unknown
-from kdcore.sections import LABEL, MODEL, ModelConfig, Positive, Section
+from kdcore.sections import LABEL, MODEL, ModelConfig, Positive, Section, Seed
 from kdcore.teachers import (
     ALL_TEACHERS,
     TEACHER,
@@ -41,6 +41,11 @@ class TeacherConfig(ModelConfig):
     train: dict[str, Any] = Field(
         default_factory=dict, description="keys of [train] that differ for the teacher"
     )
+    seed: Seed | None = Field(
+        None,
+        description="seed of its start and training: one teacher for all seeds of a comparison; "
+        "that of the run where not given",
+    )
     fit: FitConfig | None = Field(
         None, description="train it on the data first, where its head is of other classes"
     )
@@ -70,6 +75,10 @@ class TeacherConfig(ModelConfig):
     def comes_trained(self) -> bool:
         """Whether it knows something before it sees the data."""
         return self.pretrained or self.weights is not None
+
+    def own_seed(self, seed: int) -> int:
+        """Return the seed of its start and training, in a run of some seed."""
+        return seed if self.seed is None else self.seed
 
     @property
     def summary(self) -> str:

@@ -21,6 +21,7 @@ from kdcore.fingerprint import source_of
 from kdcore.imports import imported
 from kdcore.losses import CLASSLESS
 from kdcore.models.answer import Answer, answer_with, groups_of
+from kdcore.models.cifar import FAMILIES
 from kdcore.models.from_huggingface import HuggingFaceOffer
 from kdcore.models.from_timm import TimmOffer
 from kdcore.models.from_torchvision import TorchvisionOffer
@@ -32,7 +33,9 @@ from kdcore.taps import logits_of, run_model
 from kdcore.tasks import Task
 from kdcore.teaching import TeacherConfig
 
-_OWN: Mapping[str, Callable[..., nn.Module]] = {"deepnn": DeepNN, "lightnn": LightNN}
+_OWN: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
+    {"deepnn": DeepNN, "lightnn": LightNN, **FAMILIES}
+)
 _OWN_SIZE = 32
 _OTHER_SIZE = 224
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -229,7 +232,8 @@ def _built(name: str, classes: int | None, given: Any, where: str) -> nn.Module:
         size = given if isinstance(given, int) else _side(given, f"{where} {name!r}")
         if size < 4:
             raise ModelError(f"{where} {name!r} needs images of at least 4 pixels, not {size}")
-        return _OWN[name](num_classes=classes, image_size=size)
+        sized = {} if name in FAMILIES else {"image_size": size}
+        return _OWN[name](num_classes=classes, **sized)
     offer = offer_of(name, where)
     if offer is not None:
         assert classes is not None
