@@ -4,12 +4,12 @@ How rows are written is in `table`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from kdcore.costs import Costs
 from kdcore.job import STUDENT, RunResult
-from kdcore.statistics import Summary, summarise
+from kdcore.statistics import Summary, holm, summarise
 from kdcore.tasks import Metric
 from kdcore.teachers import TEACHER, title_of
 
@@ -102,8 +102,18 @@ class Sheet:
         return [entry for entry in self.entries if entry.title == title]
 
     def rows(self) -> list["Row"]:
-        """Return what each row comes to."""
-        return [Row.of(self.of_row(title)) for title in self.titles]
+        """Return what each row comes to, the p-values corrected for all candidates at once."""
+        rows = [Row.of(self.of_row(title)) for title in self.titles]
+        differences = {row.title: row.first(row.differences) for row in rows}
+        tested = {
+            row.title: each.p
+            for row in rows
+            if row.role == "candidate"
+            and (each := differences[row.title]) is not None
+            and each.p is not None
+        }
+        corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+        return [replace(row, p_holm=corrected.get(row.title)) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,8 @@ class Row:
         times: seconds relative to those of the student alone, paired by seed.
         costs: of its model.
         origins: where its models' weights began.
+        p_holm: of a candidate, the p-value of the difference in the score that counts, corrected
+            by Holm for the number of candidates; None where there is none.
     """
 
     title: str
@@ -139,6 +151,7 @@ class Row:
     times: Summary | None
     costs: Costs | None
     origins: tuple[str, ...]
+    p_holm: float | None = None
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Self:

@@ -13,13 +13,18 @@ from kdcore.report.table import (
     caption,
     cost_columns,
     mean_text,
+    p_text,
     score_columns,
+    with_p,
 )
 from kdcore.statistics import Summary
 from kdcore.tasks import Metric
 
 MANY = 5
 """From so many intervals on, one that misses by chance is to be expected."""
+
+LEVEL = 0.05
+"""Below it a corrected p-value tells a candidate from the student alone."""
 
 RELATED = {"teacher": "ink dashed", "alone": "soft"}
 """Kinds of the lines of those that are no candidates."""
@@ -39,26 +44,31 @@ def verdicts(sheet: Sheet) -> list[str]:
     metric = sheet.metric
     if metric is None:
         return []
-    found = []
-    for row in sheet.rows():
-        difference = row.first(row.differences)
+    found, rows = [], sheet.rows()
+    for row in rows:
+        difference, p = row.first(row.differences), row.p_holm
         if row.role != "candidate" or difference is None:
             continue
         unit = " points" if metric.unit == "%" else ""
         text = f"{row.title}: {difference.mean:+{metric.form}}{unit} {metric.name}"
         if difference.interval is None:
-            found.append(f"{text} in one pair of runs, which says little about the next.")
+            found.append(
+                f"{text} in one pair of runs, which says little about the next."
+                if difference.sd is None
+                else f"{text}, the same with every seed, which leaves no spread to judge it by."
+            )
             continue
         low, high = difference.interval
-        text += f" (95 % interval {low:+{metric.form}} to {high:+{metric.form}})"
-        found.append(f"{text}: {_verdict(difference, metric)}.")
+        text += f" (95 % interval {low:+{metric.form}} to {high:+{metric.form}}"
+        text += f", p {p_text(row)} corrected for all candidates)" if with_p(rows) else ")"
+        found.append(f"{text}: {_verdict(difference, p, metric)}.")
     return found
 
 
-def _verdict(difference: Summary, metric: Metric) -> str:
+def _verdict(difference: Summary, p: float | None, metric: Metric) -> str:
     assert difference.interval is not None
     low, high = difference.interval
-    if low <= 0 <= high:
+    if low <= 0 <= high or (p is not None and p >= LEVEL):
         return "cannot be told from the student alone with these seeds"
     better = (low > 0) == metric.higher_is_better
     return f"{'better' if better else 'worse'} than the student alone"
@@ -116,7 +126,8 @@ def _results(sheet: Sheet) -> str:
         if len(known) > MANY and several:
             said = paragraph(
                 f"Of {len(known)} intervals of 95 %, one in twenty misses the true difference by "
-                "chance alone."
+                f"chance alone. Corrected for that (Holm), {_told_apart(rows)} can be told from "
+                "the student alone."
             )
         parts.append(f'<div class="glance">{figure(drawing, "differences", told)}<div>{said}')
         parts.append((paragraph(text) if (text := chosen(sheet)) else "") + "</div></div>")
@@ -128,6 +139,12 @@ def _results(sheet: Sheet) -> str:
         chose = any(row.first(row.best) for row in rows)
         parts.append(paragraph(CHOICE if chose else LAST, "note"))
     return "".join(parts)
+
+
+def _told_apart(rows: Sequence[Row]) -> str:
+    """Name the candidates whose difference remains when it is corrected for all of them."""
+    found = [row.title for row in rows if row.p_holm is not None and row.p_holm < LEVEL]
+    return ", ".join(found) or "none of them"
 
 
 def _kind(difference: Summary, metric: Metric) -> str:

@@ -46,13 +46,29 @@ def difference_text(summary: Summary | None, form: str) -> str:
     return f"{text} ({low:+{form}} to {high:+{form}})"
 
 
+def p_text(row: Row) -> str:
+    """Write a row's corrected p-value."""
+    if row.p_holm is None:
+        return NOTHING
+    return "< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}"
+
+
+P_HOLM = "p (Holm)"
+
+
+def with_p(rows: Sequence[Row]) -> bool:
+    """Say whether a table of some rows has corrected p-values: of one candidate nothing is."""
+    return sum(row.p_holm is not None for row in rows) > 1
+
+
 def cells(row: Row) -> list[str]:
-    """Return a row's cells as text: score, difference, further scores, loss, seconds, best."""
+    """Return a row's cells as text, in the order of `headings`."""
     first, *others = row.metrics or (NO_SCORE,)
     return [
         row.title,
         mean_text(row.first(row.scores), first.form),
         difference_text(row.first(row.differences), first.form),
+        p_text(row),
         *(mean_text(row.scores[metric.name], metric.form) for metric in others),
         mean_text(row.loss, ".4f"),
         f"{row.seconds.mean:.1f}",
@@ -67,6 +83,7 @@ def headings(metrics: Sequence[Metric]) -> tuple[str, ...]:
         "",
         first.heading,
         "to student alone",
+        P_HOLM,
         *(metric.heading for metric in others),
         "training loss",
         "seconds",
@@ -75,10 +92,14 @@ def headings(metrics: Sequence[Metric]) -> tuple[str, ...]:
 
 
 def _lines(sheet: Sheet) -> tuple[Cells, list[list[str]]]:
-    """Return headings and cells, without the column of validation where there is none."""
+    """Return headings and cells, without the columns that have nothing in any row."""
     rows, names = sheet.rows(), headings(sheet.metrics)
-    width = len(names) if any(row.first(row.best) for row in rows) else len(names) - 1
-    return names[:width], [cells(row)[:width] for row in rows]
+    left_out = set() if with_p(rows) else {names.index(P_HOLM)}
+    if not any(row.first(row.best) for row in rows):
+        left_out.add(len(names) - 1)
+    kept = [place for place in range(len(names)) if place not in left_out]
+    lines = [cells(row) for row in rows]
+    return tuple(names[at] for at in kept), [[line[at] for at in kept] for line in lines]
 
 
 def caption(results: Sequence[RunResult] | Sheet) -> str:
@@ -91,7 +112,10 @@ def caption(results: Sequence[RunResult] | Sheet) -> str:
         several = ",".join(str(seeds[0] + more) for more in range(3))
         return f"seed {seeds[0]}; one seed proves little: --seeds {several}"
     listed = ", ".join(map(str, seeds))
-    return f"mean ± standard deviation over seeds {listed}; paired difference with 95 % interval"
+    said = f"mean ± standard deviation over seeds {listed}; paired difference with 95 % interval"
+    rows = sheet.rows()
+    count = sum(row.p_holm is not None for row in rows)
+    return f"{said}; p corrected by Holm over {count} candidates" if with_p(rows) else said
 
 
 def terminal_table(results: Sequence[RunResult] | Sheet) -> Table:
@@ -147,7 +171,9 @@ def score_columns(sheet: Sheet) -> tuple[Cells, list[Cells]]:
     """Return headings and cells of all scores, of the last weights and of the best."""
     rows = sheet.rows()
     first, *others = sheet.metrics or (NO_SCORE,)
-    names = ["", first.heading, "to student alone", *(each.heading for each in others)]
+    corrected = [P_HOLM] if with_p(rows) else []
+    difference = ["to student alone", *corrected]
+    names = ["", first.heading, *difference, *(each.heading for each in others)]
     chosen = any(row.first(row.best) for row in rows)
     if chosen:
         best = [first.heading, "to student alone", *(each.heading for each in others)]
@@ -156,6 +182,7 @@ def score_columns(sheet: Sheet) -> tuple[Cells, list[Cells]]:
     lines = []
     for row in rows:
         line = [row.title, *_score_cells(row, row.scores, row.differences)]
+        line[3:3] = [p_text(row)] if corrected else []
         if chosen:
             line += _score_cells(row, row.best, row.best_differences)
         lines.append((*line, mean_text(row.loss, ".4f")))
@@ -206,7 +233,8 @@ def value_columns(sheet: Sheet) -> tuple[Cells, list[tuple[Value, ...]]]:
     for metric in sheet.metrics:
         for which in (metric.heading, f"best weights {metric.heading}"):
             names += [which, f"{which} sd"]
-            names += [f"{which} difference{bound}" for bound in ("", " low", " high")]
+            names += [f"{which} difference{bound}" for bound in ("", " low", " high", " p")]
+    names.append(P_HOLM)
     names += ["training loss", "training loss sd", "seconds", "seconds sd"]
     names += ["seconds relative to student alone", "parameters", "multiply-accumulates"]
     names += ["latency ms", "latency p95 ms", "bytes", "origin"]
@@ -221,7 +249,8 @@ def _values(sheet: Sheet, row: Row) -> tuple[Value, ...]:
             (row.best, row.best_differences),
         ):
             line += _mean_and_sd(scores[metric.name])
-            line += _mean_and_bounds(differences[metric.name])
+            line += _mean_bounds_and_p(differences[metric.name])
+    line.append(row.p_holm)
     line += _mean_and_sd(row.loss)
     line += _mean_and_sd(row.seconds)
     line.append(row.times.mean if row.times else None)
@@ -237,10 +266,10 @@ def _mean_and_sd(summary: Summary | None) -> list[float | None]:
     return [summary.mean, summary.sd] if summary else [None, None]
 
 
-def _mean_and_bounds(summary: Summary | None) -> list[float | None]:
+def _mean_bounds_and_p(summary: Summary | None) -> list[float | None]:
     if summary is None:
-        return [None, None, None]
-    return [summary.mean, *(summary.interval or (None, None))]
+        return [None, None, None, None]
+    return [summary.mean, *(summary.interval or (None, None)), summary.p]
 
 
 SPREADSHEET = ("=", "+", "-", "@", "\t", "\r")

@@ -103,3 +103,29 @@ def test_exported_files_are_shown_with_their_own_scores_and_latency(tmp_path: Pa
     body = next(e.body for e in sections(Sheet.of([own])) if e.name == "exported")
     for text in ("student&lt;.onnx", "61.25", "62.00", "0.12", "1.0e-07", "4.0 KiB", "a machine"):
         assert text in body
+
+
+def test_a_difference_that_correction_takes_away_is_no_verdict() -> None:
+    one = {"student": [90.0, 91.0, 92.0], "a": [90.7, 92.1, 93.2]}
+    several = {**one, "b": [90.5, 90.8, 92.1], "c": [90.2, 91.1, 91.7]}
+
+    def said(columns: dict[str, list[float]]) -> str:
+        runs = [
+            _run(name, seed, each[seed], 5, ACCURACY)
+            for seed in range(3)
+            for name, each in columns.items()
+        ]
+        return verdicts(Sheet.of(runs))[0]
+
+    assert said(one).endswith("better than the student alone.")
+    assert "cannot be told" in said(several)
+    assert "p 0.0" in said(several)
+    assert "corrected for all candidates" in said(several)
+
+
+def test_a_difference_that_is_always_the_same_has_no_verdict() -> None:
+    both = (("student", 90), ("a", 91))
+    runs = [_run(name, seed, at, 5, ACCURACY) for seed in range(3) for name, at in both]
+    assert verdicts(Sheet.of(runs)) == [
+        "a: +1.00 points accuracy, the same with every seed, which leaves no spread to judge it by."
+    ]

@@ -176,3 +176,39 @@ def test_both_last_and_best_weights_are_in_the_whole_table() -> None:
 def test_html_in_a_name_is_no_html_in_markdown() -> None:
     assert "<c>" not in markdown_table(_two())
     assert "&lt;c>" in markdown_table(_two())
+
+
+def _three_seeds(**candidates: list[float]) -> list[RunResult]:
+    columns = {"student": [90.0, 91.0, 92.0], **candidates}
+    return [_run(name, seed, each[seed]) for seed in range(3) for name, each in columns.items()]
+
+
+def test_several_candidates_have_p_values_corrected_for_their_number() -> None:
+    good, none = [91.0, 92.1, 92.9], [90.5, 90.5, 92.1]
+    alone = {row.title: row for row in Sheet.of(_three_seeds(good=good)).rows()}
+    both = {row.title: row for row in Sheet.of(_three_seeds(good=good, none=none)).rows()}
+    difference = alone["good"].first(alone["good"].differences)
+    assert difference is not None
+    assert difference.p is not None
+    assert alone["good"].p_holm == difference.p
+    assert both["good"].p_holm == 2 * difference.p
+    assert both["student alone"].p_holm is None
+    text = markdown_table(_three_seeds(good=good, none=none))
+    assert "| to student alone | p (Holm) | training loss |" in text
+    assert f"| {2 * difference.p:.3f} |" in text
+    assert "p corrected by Holm over 2 candidates" in text
+
+
+def test_one_candidate_or_one_seed_has_no_column_of_corrected_p_values() -> None:
+    assert "p (Holm)" not in markdown_table(_three_seeds(good=[91.0, 92.1, 92.9]))
+    one = [_run("student", 1, 90), _run("a", 1, 91), _run("b", 1, 92)]
+    assert "p (Holm)" not in markdown_table(one)
+
+
+def test_a_teacher_is_no_test_among_the_candidates() -> None:
+    rows = Sheet.of(_three_seeds(teacher=[95.0, 96.1, 97.3], good=[91.0, 92.1, 92.9])).rows()
+    by_title = {row.title: row for row in rows}
+    difference = by_title["good"].first(by_title["good"].differences)
+    assert difference is not None
+    assert by_title["teacher"].p_holm is None
+    assert by_title["good"].p_holm == difference.p
