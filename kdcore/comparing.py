@@ -17,9 +17,7 @@ from kdcore import configfile, report
 from kdcore.api import Data, Kept, Result, distill_with, source_of_data, task_for, training_of
 from kdcore.asking import Identity
 from kdcore.cache import SignalCache
-from kdcore.comparison import Row, about, table
-from kdcore.comparison import compare as run_comparison
-from kdcore.context import RunContext
+from kdcore.comparison import Row, table
 from kdcore.contract import Setup
 from kdcore.data.source import Source
 from kdcore.devices import find_device
@@ -31,8 +29,7 @@ from kdcore.frames import as_html, frame
 from kdcore.job import STUDENT, RunResult
 from kdcore.sections import CacheConfig
 from kdcore.selection import Entry, select
-from kdcore.shipping.choice import attempt
-from kdcore.shipping.extras import check_formats
+from kdcore.session import Session
 from kdcore.tasks import Task
 from kdcore.teacher import AnyTeacher, models_of, named
 from kdcore.teachers import TEACHER, TeacherEnsemble, needed, title_of
@@ -227,15 +224,10 @@ def compare_file(
     configfile.override(tree, list(assignments))
     config = configfile.as_comparison(tree, str(file))
     folder = Path(out) if out is not None else Path("kdcore-runs") / file.stem
+    done = Session(folder, quiet).compare(config, file.stem)
     console = Console(quiet=quiet, highlight=False, emoji=False)
-    context = RunContext(config, folder, console)
-    if config.export is not None:
-        check_formats(config.export)
-    results = run_comparison(context, config)
-    shipped = attempt(config, results, context.note)
-    report.write_report(context.out, f"kdcore compare: {file.stem}", about(context), results)
-    shipped.tell(context.note)
-    return Comparison(tuple(results), folder=context.out)
+    done.shipped.tell(lambda line: console.print(line, markup=False, soft_wrap=True))
+    return Comparison(done.results, folder=done.folder)
 
 
 def _run(name: str, seed: int, result: Result, test: Source, task: Task) -> RunResult:

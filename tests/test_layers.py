@@ -89,7 +89,7 @@ LAYERS = (
     ("kdcore.data.labels",),
     ("kdcore.data.load", "kdcore.data.feed", "kdcore.data.named"),
     # models, and data as they want it
-    ("kdcore.models.tutorial",),
+    ("kdcore.models.tutorial", "kdcore.models.cifar"),
     (
         "kdcore.models.offer",
         "kdcore.models.answer",
@@ -163,6 +163,7 @@ LAYERS = (
     ),
     ("kdcore.shipping.export", "kdcore.shipping.predict"),
     ("kdcore.shipping.choice",),
+    ("kdcore.session",),
     ("kdcore.comparing",),
     # the conformance kit
     ("kdcore.testing.models",),

@@ -142,50 +142,33 @@ def command(
     if listed:
         _list(config, json_file)
         return
-    options.check_export(config)
 
     from rich.console import Console
 
-    from kdcore import comparison, joblist, report
-    from kdcore.catalog import Catalog
-    from kdcore.context import RunContext
+    from kdcore import joblist, report
     from kdcore.files import write_json
-    from kdcore.interruption import Interruption
-    from kdcore.processes import joined
-    from kdcore.shipping import choice
+    from kdcore.session import Session
 
     student = None if only is None else joblist.numbered(config, only)
     folder = out or options.OUT / options.folder_name(name, config)
-    interruption = Interruption()
-    with interruption.listening(), joined(config.processes.timeout) as processes:
-        console = Console(quiet=quiet or not processes.first, highlight=False, emoji=False)
-        apart = student is not None
-        catalog = Catalog(blocked=no_strategy or ())
-        context = RunContext(
-            config, folder, console, catalog, interruption=interruption, apart=apart
-        )
-        try:
-            results = comparison.compare(context, config, student)
-        except (StrategyError, TapError, ModelError) as error:
-            if strategies != ALL:
-                raise
-            # Not every method goes with all models and data.
-            raise type(error)(f"{error}; --no-strategy NAME leaves a method out") from error
-    if not processes.first:
+    session = Session(folder, quiet, no_strategy or (), command=True)
+    try:
+        done = session.compare(config, name, student)
+    except (StrategyError, TapError, ModelError) as error:
+        if strategies != ALL:
+            raise
+        # Not every method goes with all models and data.
+        raise type(error)(f"{error}; --no-strategy NAME leaves a method out") from error
+    if not done.first:
         return
-    shipped = choice.attempt(config, results, context.note) if student is None else None
-    if student is None:
-        about = comparison.about(context)
-        report.write_report(context.out, f"kdcore compare: {name}", about, results)
     if json_file is not None:
-        write_json(json_file, report.as_json(results))
-    console.quiet = False
-    report.print_table(console, results)
-    file = context.out / report.PAGE
-    said = f"report: {file}" if student is None else f"report: kdcore report {context.out}"
-    console.print(said, soft_wrap=True)
-    if shipped is not None:
-        shipped.tell(lambda line: console.print(line, markup=False, soft_wrap=True))
+        write_json(json_file, report.as_json(done.results))
+    console = Console(highlight=False, emoji=False)
+    report.print_table(console, done.results)
+    page = f"report: {done.folder / report.PAGE}"
+    alone = f"report: kdcore report {done.folder}"
+    console.print(page if student is None else alone, soft_wrap=True)
+    done.shipped.tell(lambda line: console.print(line, markup=False, soft_wrap=True))
 
 
 def _usable(blocked: Collection[str]) -> list[str]:

@@ -173,14 +173,6 @@ def check_file(option: str, path: Path | None) -> None:
         )
 
 
-def check_export(config: "Experiment") -> None:
-    """Refuse an ``[export]`` whose libraries are missing, before anything is trained for it."""
-    from kdcore.shipping.extras import check_formats
-
-    if config.export is not None:
-        check_formats(config.export)
-
-
 def refuse_where_several_teach(tree: dict[str, Any], values: dict[str, Any]) -> None:
     """Refuse options that are about the one teacher in an experiment that names several.
 

@@ -56,55 +56,27 @@ def command(
     config = configfile.as_run(tree, str(file))
     options.check_json(json_file)
     options.announce_imports(*config.imports)
-    options.check_export(config)
 
     from rich.console import Console
 
     from kdcore import report
-    from kdcore.catalog import Catalog
-    from kdcore.comparison import about, data_line, rehearse
-    from kdcore.context import Resume, RunContext
-    from kdcore.faculty import run_teachers, teacher_rows
+    from kdcore.context import Resume
     from kdcore.files import write_json
-    from kdcore.interruption import Interruption
-    from kdcore.job import CONFIG, STUDENT, STUDENT_WEIGHTS, begun_in
-    from kdcore.processes import joined
-    from kdcore.run import run_student
-    from kdcore.shipping import choice
+    from kdcore.job import STUDENT_WEIGHTS, begun_in
+    from kdcore.session import Session
 
-    name = config.name or STUDENT
+    name, again = "", None
     if resume is not None:
-        name = begun_in(resume)["name"]
+        name, again = begun_in(resume)["name"], Resume(resume.absolute(), resume_exact)
         out = out or resume.absolute().parent
-    interruption = Interruption()
-    with interruption.listening(), joined(config.processes.timeout) as processes:
-        console = Console(quiet=quiet or not processes.first, highlight=False, emoji=False)
-        context = RunContext(
-            config,
-            out or options.OUT / file.stem,
-            console,
-            Catalog(blocked=no_strategy or ()),
-            resume=None if resume is None else Resume(resume.absolute(), resume_exact),
-            interruption=interruption,
-        )
-        taught = any(config.strategy_lists)
-        models = context.new_teachers(config.seed) if taught else {}
-        lines = rehearse(context, config.seed, models, config.plan)
-        for line in (data_line(context), *context.data.notes, *lines):
-            console.print(line, markup=False, soft_wrap=True)
-        teachers = run_teachers(context, config.seed) if taught else {}
-        results = teacher_rows(context, config.seed, teachers)
-        result = run_student(context, config.seed, name, config.plan, teachers)
-    if not processes.first:
+    session = Session(out or options.OUT / file.stem, quiet, no_strategy or (), command=True)
+    done = session.run(config, name, again)
+    if not done.first:
         return
-    results.append(result)
-    shipped = choice.attempt(config, results, context.note)
-    folder = Path(result.folder)
-    report.write_report(folder, f"kdcore run: {name}", about(context, CONFIG), results)
     if json_file is not None:
-        write_json(json_file, report.as_json(results))
-    console.quiet = False
-    report.print_table(console, results)
-    console.print(f"student: {folder / STUDENT_WEIGHTS}", soft_wrap=True)
-    console.print(f"report: {folder / report.PAGE}", soft_wrap=True)
-    shipped.tell(lambda line: console.print(line, markup=False, soft_wrap=True))
+        write_json(json_file, report.as_json(done.results))
+    console = Console(highlight=False, emoji=False)
+    report.print_table(console, done.results)
+    console.print(f"student: {done.folder / STUDENT_WEIGHTS}", soft_wrap=True)
+    console.print(f"report: {done.folder / report.PAGE}", soft_wrap=True)
+    done.shipped.tell(lambda line: console.print(line, markup=False, soft_wrap=True))
