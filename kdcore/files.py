@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -141,19 +142,22 @@ def packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(HEADER, "little") + text + plain[HEADER + length :]
 
 
-def load_weights(model: nn.Module, path: Path, where: str) -> None:
+def load_weights(
+    model: nn.Module, path: Path, where: str, own_name: Callable[[str], str] = str
+) -> None:
     """Load a file of weights into a model, every name and shape as it is.
 
     Args:
         model: the model.
         path: ``.safetensors``, or PyTorch's own format, of which only tensors are read.
         where: whose weights they are, for errors.
+        own_name: returns what the model calls a tensor of the file.
 
     Raises:
         ModelError: the file is missing, no file of weights, does not fit, or has values that
             are not finite.
     """
-    weights = read_weights(path, where)
+    weights = {own_name(name): each for name, each in read_weights(path, where).items()}
     expected = model.state_dict()
     prefix = f"{where}: {path}"
     strange, missing = set(weights) - set(expected), set(expected) - set(weights)
@@ -198,7 +202,8 @@ def read_weights(path: Path, where: str) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return _without_prefixes(safetensors.torch.load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # options beside the weights
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"{where}: {path} cannot be read: {_first_line(error)}; it is damaged or "

@@ -164,7 +164,7 @@ LAYERS = (
     ("kdcore.shipping.export", "kdcore.shipping.predict"),
     ("kdcore.shipping.choice",),
     ("kdcore.session",),
-    ("kdcore.comparing",),
+    ("kdcore.comparing", "kdcore.evidence"),
     # the conformance kit
     ("kdcore.testing.models",),
     ("kdcore.testing.case",),
@@ -187,6 +187,7 @@ LAYERS = (
     ("kdcore.cli.options",),
     (
         "kdcore.cli.compare",
+        "kdcore.cli.reproduce",
         "kdcore.cli.run",
         "kdcore.cli.report",
         "kdcore.cli.tune",

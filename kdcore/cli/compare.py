@@ -23,7 +23,10 @@ EXAMPLE = (
 def command(
     file: Annotated[Path | None, typer.Argument(help="A comparison as a TOML file.")] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="A comparison that comes with kdcore: demo, tutorial.")
+        str | None,
+        typer.Option(
+            help="A comparison that comes with kdcore: demo, tutorial, strong, few-labels, crd."
+        ),
     ] = None,
     strategies: Annotated[
         str | None,

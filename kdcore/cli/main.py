@@ -21,6 +21,7 @@ from kdcore.cli import (
     new_strategy,
     predict,
     report,
+    reproduce,
     run,
     strategies,
     tune,
@@ -48,6 +49,7 @@ app.command(name="new-strategy", epilog=new_strategy.EXAMPLE)(new_strategy.comma
 app.command(name="check", epilog=check.EXAMPLE)(check.command)
 app.command(name="layers", epilog=layers.EXAMPLE)(layers.command)
 app.command(name="bench", epilog=bench.EXAMPLE)(bench.command)
+app.command(name="reproduce", epilog=reproduce.EXAMPLE)(reproduce.command)
 app.add_typer(cache.app, name="cache")
 
 INTERRUPTED = 130

@@ -21,7 +21,7 @@ from kdcore.fingerprint import source_of
 from kdcore.imports import imported
 from kdcore.losses import CLASSLESS
 from kdcore.models.answer import Answer, answer_with, groups_of
-from kdcore.models.cifar import FAMILIES
+from kdcore.models.cifar import FAMILIES, own_name
 from kdcore.models.from_huggingface import HuggingFaceOffer
 from kdcore.models.from_timm import TimmOffer
 from kdcore.models.from_torchvision import TorchvisionOffer
@@ -211,13 +211,15 @@ def _with_weights(config: ModelConfig, classes: int | None, given: Any, where: s
     if config.weights is None:
         return Built(_built(config.model, classes, given, where), RANDOM, "own", classes or 0)
     origin = str(config.weights)
+    named = own_name if config.model in FAMILIES else str
     if teacher and teacher.fit and own != classes:
         model = _built(config.model, classes, given, where)
         assert classes is not None  # of others the model could not be built
-        fill(model, read_weights(config.weights, where), classes, f"{where}: {config.weights}")
+        read = {named(name): each for name, each in read_weights(config.weights, where).items()}
+        fill(model, read, classes, f"{where}: {config.weights}")
         return Built(model, origin, "new", classes or 0)
     model = _built(config.model, own, given, where)
-    load_weights(model, config.weights, where)
+    load_weights(model, config.weights, where, named)
     other = own != classes and not (teacher and teacher.class_map is not None)
     return Built(model, origin, "other" if other else "own", own or 0)
 

@@ -5,6 +5,7 @@ such as ``resnet8x4``; wide ResNets (Zagoruyko and Komodakis 2016) with names su
 depth and width.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -143,6 +144,25 @@ class WideResNet(nn.Module):
         x = self.block3(self.block2(self.block1(self.conv1(x))))
         logits: Tensor = self.fc(torch.flatten(self.avgpool(self.relu(self.bn1(x))), 1))
         return logits
+
+
+_PUBLISHED = (
+    (re.compile(r"^(block\d)\.layer\."), r"\1."),
+    (re.compile(r"\.convShortcut\."), ".shortcut."),
+    (re.compile(r"^(layer\d\.\d+)\.shortcut\."), r"\1.downsample."),
+    (re.compile(r"^linear\."), "fc."),
+)
+
+
+def own_name(name: str) -> str:
+    """Return what a tensor is called here that published teachers' files have under some name.
+
+    These are the files of the repositories of contrastive representation distillation (Tian et al.
+    2020) and those that follow it, and of networks whose head is called ``linear``.
+    """
+    for pattern, own in _PUBLISHED:
+        name = pattern.sub(own, name)
+    return name
 
 
 _FOUR_TIMES = (32, 64, 128, 256)

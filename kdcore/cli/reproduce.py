@@ -1,0 +1,71 @@
+"""`kdcore reproduce`: the documentation's tables, made again."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdcore.cli import options
+
+EXAMPLE = "Example: kdcore reproduce strong --data folder --root cifar10-jpeg"
+
+
+def command(
+    table: Annotated[
+        str | None, typer.Argument(help="Which; the tables are listed if not given.")
+    ] = None,
+    root: options.Root = None,
+    data: options.DataName = None,
+    short: Annotated[
+        bool, typer.Option("--short", help="Few images, steps and seeds: see that it works.")
+    ] = False,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Only the student alone, which needs no teacher.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for all files.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Also write the table here, as the documentation reads it.")
+    ] = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a table of the documentation again, with its recipe, seeds and settings.
+
+    What was finished before is kept: the same command continues.
+    """
+    from kdcore import evidence
+
+    if table is None:
+        for name, each in evidence.TABLES.items():
+            needs = "; needs --root" if each.images else ""
+            typer.echo(f"{name}: {each.title} (recipe {each.recipe}{needs})")
+        return
+    options.check_file("--save", save)
+    config = evidence.experiment_of(table, evidence.Images(root, data), short=short)
+
+    from rich.console import Console
+
+    from kdcore import joblist, report
+    from kdcore.comparison import COMPARISON
+    from kdcore.files import write_json
+    from kdcore.session import Session
+
+    folder = out or options.OUT / (f"{table}-short" if short else table)
+    session = Session(folder, quiet, command=True)
+    if alone:
+        for student in joblist.students(config):
+            if student.alone:
+                done = session.compare(config, table, student)
+    else:
+        done = session.compare(config, table)
+    if not done.first:
+        return
+    description = (folder / COMPARISON).read_bytes()
+    joined = joblist.join(folder, description, config)
+    record = evidence.record_of(table, config, joined.results, joined.about)
+    if save is not None:
+        write_json(save, record)
+    console = Console(highlight=False, emoji=False)
+    report.print_table(console, joined.results)
+    minutes = record["seconds"] / 60
+    for line in (f"{minutes:.1f} minutes of training on {record['machine']}", f"in {folder}"):
+        console.print(line, markup=False, soft_wrap=True)

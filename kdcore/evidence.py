@@ -1,0 +1,323 @@
+"""The tables of the documentation: the comparison that makes each, and what came out of it.
+
+`kdcore reproduce` makes them and saves them as JSON, from which the pages are written.
+"""
+
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from kdcore.catalog import Catalog
+from kdcore.configfile import (
+    Tree,
+    as_comparison,
+    candidates_for,
+    override,
+    read_recipe,
+    teacher_trainings,
+)
+from kdcore.devices import find_device
+from kdcore.errors import ConfigError, UserError, unknown
+from kdcore.experiment import ComparisonConfig
+from kdcore.files import read_json
+from kdcore.fingerprint import fingerprint_of_facts, machine_facts
+from kdcore.job import STUDENT, RunResult
+from kdcore.statistics import Summary, summarise
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the documentation.
+
+    Attributes:
+        title: what it shows.
+        recipe: the recipe that makes it.
+        settings: keys that differ from the recipe's.
+        images: whether it needs images that do not come with a package.
+        methods: whether every method that is installed is a candidate, instead of the recipe's.
+    """
+
+    title: str
+    recipe: str
+    settings: tuple[str, ...] = ()
+    images: bool = True
+    methods: bool = False
+
+
+FIVE = "seeds=[42, 43, 44, 45, 46]"
+TABLES: Mapping[str, Table] = MappingProxyType(
+    {
+        "demo": Table("Few labels, handwritten digits", "demo", (FIVE,), images=False),
+        "tutorial-digits": Table(
+            "The tutorial, handwritten digits", "tutorial", (FIVE,), images=False
+        ),
+        "tutorial": Table("The tutorial", "tutorial", (FIVE, "teacher.seed=42")),
+        "strong": Table("A strong recipe, 10 epochs", "strong"),
+        "strong-30": Table("A strong recipe, 30 epochs", "strong", ("train.epochs=30",)),
+        "few-labels": Table("500 labels", "few-labels"),
+        "second-pair": Table(
+            "All methods, a ResNet from a ResNet",
+            "strong",
+            (
+                "student.model=resnet8",
+                "data.limit=2560",
+                "train.epochs=5",
+                "train.optimizer=sgd",
+                "train.lr=0.1",
+                "train.weight_decay=5e-4",
+            ),
+            methods=True,
+        ),
+        "crd": Table("The literature's protocol, CIFAR-100", "crd"),
+    }
+)
+
+SHORT = (
+    "seeds=[42, 43]",
+    "train.epochs=1",
+    "train.batch_size=32",
+    "train.schedule=constant",
+    "data.limit=64",
+)
+"""What makes a table in little time: the same steps, and numbers that say nothing."""
+
+SHORT_LABELS = 20
+
+
+@dataclass(frozen=True)
+class Images:
+    """Where the images of a table are, where they do not come with a package.
+
+    Attributes:
+        root: their folder.
+        name: as `[data]` has it; the recipe's own if not given, or CIFAR-10's.
+    """
+
+    root: Path | None = None
+    name: str | None = None
+
+
+def table_of(name: str) -> Table:
+    """Return a table by name.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if name not in TABLES:
+        raise ConfigError(f"{unknown('table', name, TABLES)}; kdcore reproduce lists them")
+    return TABLES[name]
+
+
+def experiment_of(name: str, images: Images, *, short: bool = False) -> ComparisonConfig:
+    """Return the comparison that makes a table.
+
+    Args:
+        name: of the table.
+        images: where its images are.
+        short: whether to take few images, steps and seeds, to see that it works.
+
+    Raises:
+        ConfigError: there is no such table, or it needs images and was given none.
+    """
+    table = table_of(name)
+    tree = read_recipe(table.recipe)
+    if table.methods:
+        tree["candidates"] = candidates_for({}, ",".join(_installed()))
+    override(tree, table.settings)
+    if table.images:
+        if images.root is None:
+            raise ConfigError(
+                f"table {name!r} needs images: give their folder with --root DIR, and with --data "
+                "folder where they are image files in folders of classes"
+            )
+        digits = tree["data"]["name"] == "digits"
+        tree["data"]["name"] = images.name or ("cifar10" if digits else tree["data"]["name"])
+        tree["data"]["root"] = str(images.root)
+    elif images != Images():
+        raise ConfigError(f"table {name!r} is of handwritten digits: leave --root and --data out")
+    if short:
+        _shorten(tree)
+    return as_comparison(tree, f"table {name}")
+
+
+def _installed() -> list[str]:
+    listings = Catalog().listings()
+    return list(dict.fromkeys(each.name for each in listings if not each.problem))
+
+
+def _shorten(tree: Tree) -> None:
+    override(tree, SHORT)
+    tree["train"].pop("milestones", None)
+    for _, own in teacher_trainings(tree):
+        own["epochs"] = 1
+    if "labels" in tree["data"]:
+        tree["data"]["labels"] = SHORT_LABELS
+
+
+def record_of(
+    name: str, config: ComparisonConfig, results: Sequence[RunResult], about: Sequence[str]
+) -> dict[str, Any]:
+    """Return what came out of a table, as JSON has it: its runs, and where they were made.
+
+    Args:
+        name: of the table.
+        config: the comparison.
+        results: its runs.
+        about: what its report says of it.
+    """
+    return {
+        "table": name,
+        "settings": settings_digest(config),
+        "about": list(about),
+        "made": date.today().isoformat(),
+        "machine": machine(config.device),
+        "seconds": sum(_trained_once(results)),
+        "runs": [{**asdict(each), "epochs": (), "folder": "", "outcome": None} for each in results],
+    }
+
+
+def _trained_once(results: Sequence[RunResult]) -> list[float]:
+    """Return the seconds of each training, that of a teacher of all seeds once."""
+    return list({(each.name, each.folder): each.seconds for each in results}.values())
+
+
+def settings_digest(config: ComparisonConfig) -> str:
+    """Return the hash of a comparison's settings that are not the defaults, but for its place."""
+    told = config.model_dump(mode="json", exclude_defaults=True)
+    told["data"] = {key: each for key, each in told["data"].items() if key not in ("name", "root")}
+    return fingerprint_of_facts(told)
+
+
+def machine(device: str) -> str:
+    """Say in a line what computed: processor, cores, accelerator, versions."""
+    place = find_device(device)
+    facts = machine_facts(place)
+    computed = f"{os.cpu_count()} cores of {_processor()} ({facts['processor']})"
+    if place.type != "cpu":
+        computed = f"{facts['processor']}, beside {os.cpu_count()} cores of {_processor()}"
+    return (
+        f"{computed}, {facts['threads']} threads; Python {platform.python_version()}, PyTorch "
+        f"{facts['torch']}, torchvision {facts['torchvision']}"
+    )
+
+
+def _processor() -> str:
+    try:
+        told = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
+        told = None
+    return told[1] if told else platform.processor() or platform.machine()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A table as it came out.
+
+    Attributes:
+        name: of the table.
+        settings: hash of the comparison's settings.
+        about: what was compared.
+        made: the day.
+        machine: what computed.
+        seconds: of all its trainings.
+        results: its runs, without what each epoch came to.
+    """
+
+    name: str
+    settings: str
+    about: tuple[str, ...]
+    made: str
+    machine: str
+    seconds: float
+    results: tuple[RunResult, ...]
+
+    @classmethod
+    def read(cls, file: Path) -> "Measured":
+        """Read a table that was saved.
+
+        Raises:
+            UserError: it is not there, or no table.
+        """
+        known = read_json(file)
+        try:
+            runs = tuple(RunResult.of(each) for each in known["runs"])
+            made, computed, seconds = known["made"], known["machine"], known["seconds"]
+            about = tuple(known["about"])
+            return cls(known["table"], known["settings"], about, made, computed, seconds, runs)
+        except (KeyError, TypeError):
+            raise UserError(f"{file} is no table that kdcore reproduce --save wrote") from None
+
+    def scores(self, row: str) -> dict[int, float]:
+        """Return the score that counts of a row, by seed."""
+        return {
+            each.seed: each.scores[each.metric.name]
+            for each in self.results
+            if each.name == row and each.metric
+        }
+
+
+def gain(over: tuple[Measured, str], of: tuple[Measured, str]) -> Summary:
+    """Compare rows of two tables, paired by the seeds that both have.
+
+    Raises:
+        UserError: they have no seed in common.
+    """
+    base, own = over[0].scores(over[1]), of[0].scores(of[1])
+    pairs = [own[seed] - base[seed] for seed in own if seed in base]
+    if not pairs:
+        raise UserError(
+            f"rows {over[1]} of {over[0].name} and {of[1]} of {of[0].name} have no seed in common"
+        )
+    return summarise(pairs)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A difference between rows of two tables that the documentation speaks of.
+
+    Attributes:
+        said: what it is.
+        over: table and row that is compared with.
+        of: table and row that is compared.
+    """
+
+    said: str
+    over: tuple[str, str]
+    of: tuple[str, str]
+
+
+DISTILLED = "distilled"
+"""What the recipes call the student that they are about."""
+
+CLAIMS = (
+    Claim(
+        "`strong`, 10 epochs, over the tutorial's student alone",
+        ("tutorial", STUDENT),
+        ("strong", DISTILLED),
+    ),
+    Claim("`strong`, 10 epochs, over its control", ("strong", STUDENT), ("strong", DISTILLED)),
+    Claim(
+        "`strong`, 30 epochs, over the tutorial's student alone",
+        ("tutorial", STUDENT),
+        ("strong-30", DISTILLED),
+    ),
+    Claim(
+        "`strong`, 30 epochs, over its control", ("strong-30", STUDENT), ("strong-30", DISTILLED)
+    ),
+    Claim(
+        "`few-labels`, 500 labels, over its control",
+        ("few-labels", STUDENT),
+        ("few-labels", DISTILLED),
+    ),
+    Claim(
+        "`few-labels`, 500 labels, over the student alone with all labels",
+        ("strong", STUDENT),
+        ("few-labels", DISTILLED),
+    ),
+)

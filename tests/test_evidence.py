@@ -1,0 +1,130 @@
+"""The documentation's tables: what makes them, and what is saved of them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from kdcore.configfile import override, read_recipe, recipes
+from kdcore.errors import ConfigError, UserError
+from kdcore.evidence import (
+    CLAIMS,
+    TABLES,
+    Images,
+    Measured,
+    experiment_of,
+    gain,
+    record_of,
+    settings_digest,
+)
+from kdcore.files import write_json
+from kdcore.job import RunResult
+from kdcore.tasks import ACCURACY
+
+FOLDER = Images(Path("images"), "folder")
+
+
+def _images_of(name: str) -> Images:
+    return FOLDER if TABLES[name].images else Images()
+
+
+def _runs(name: str, scores: Sequence[float], folder: str = "", first: int = 0) -> list[RunResult]:
+    return [
+        RunResult(name, seed, {"accuracy": score}, 0.5, 60.0, (), None, None, folder, (ACCURACY,))
+        for seed, score in enumerate(scores, first)
+    ]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_is_a_comparison_over_five_seeds_or_more(name: str) -> None:
+    config = experiment_of(name, _images_of(name))
+    assert len(set(config.seeds)) >= 5
+    assert config.candidates
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_in_short_a_table_has_the_same_candidates_and_few_steps(name: str) -> None:
+    short = experiment_of(name, _images_of(name), short=True)
+    whole = experiment_of(name, _images_of(name))
+    assert [each.label for each in short.candidates] == [each.label for each in whole.candidates]
+    assert short.train.epochs == short.teacher_train("teacher").epochs == 1
+    assert (short.data.limit, len(short.seeds)) == (64, 2)
+
+
+@pytest.mark.parametrize("name", sorted({table.recipe for table in TABLES.values()}))
+def test_every_recipe_has_a_table_and_every_table_a_recipe(name: str) -> None:
+    assert name in recipes()
+    assert sorted({table.recipe for table in TABLES.values()}) == recipes()
+
+
+def test_tables_that_need_images_say_so_and_the_others_refuse_them() -> None:
+    with pytest.raises(ConfigError, match=r"'strong' needs images: .* --root DIR"):
+        experiment_of("strong", Images())
+    with pytest.raises(ConfigError, match="leave --root and --data out"):
+        experiment_of("demo", Images(Path("here")))
+    with pytest.raises(ConfigError, match="unknown table 'weak'"):
+        experiment_of("weak", Images())
+
+
+def test_the_images_are_cifars_where_nothing_else_is_said() -> None:
+    assert experiment_of("strong", Images(Path("here"))).data.name == "cifar10"
+    assert experiment_of("crd", Images(Path("here"))).data.name == "cifar100"
+    assert experiment_of("crd", FOLDER).data.name == "folder"
+
+
+def test_settings_are_told_apart_by_what_is_computed_and_not_by_the_place() -> None:
+    strong = experiment_of("strong", FOLDER)
+    assert settings_digest(strong) == settings_digest(
+        experiment_of("strong", Images(Path("elsewhere")))
+    )
+    assert settings_digest(strong) != settings_digest(experiment_of("strong-30", FOLDER))
+
+
+def test_what_is_saved_of_a_table_is_read_again(tmp_path: Path) -> None:
+    config = experiment_of("strong", FOLDER)
+    teacher = _runs("teacher", [88.0, 88.0], "teacher")
+    runs = [*teacher, *_runs("student", [73.0, 74.0], "s"), *_runs("distilled", [76.0, 76.5], "d")]
+    write_json(tmp_path / "strong.json", record_of("strong", config, runs, ["images"]))
+    found = Measured.read(tmp_path / "strong.json")
+    assert found.name == "strong"
+    assert found.settings == settings_digest(config)
+    assert found.scores("distilled") == {0: 76.0, 1: 76.5}
+    assert found.about == ("images",)
+    assert "cores of" in found.machine
+    # The teacher of all seeds was trained once.
+    assert found.seconds == 5 * 60.0 - 2 * 60.0
+
+
+def test_something_else_is_no_table(tmp_path: Path) -> None:
+    for text in ("{}", "[]", "no json", json.dumps({"runs": [{}]})):
+        (tmp_path / "other.json").write_text(text)
+        with pytest.raises(UserError, match="is no table that kdcore reproduce --save wrote"):
+            Measured.read(tmp_path / "other.json")
+
+
+def _measured(name: str, runs: list[RunResult]) -> Measured:
+    return Measured(name, "", (), "", "", 0.0, tuple(runs))
+
+
+def test_a_gain_over_another_table_is_paired_by_seed() -> None:
+    base = _measured("tutorial", _runs("student", [68.0, 69.0, 70.0]))
+    own = _measured("strong", _runs("distilled", [77.0, 76.0, 99.0], first=1))
+    summary = gain((base, "student"), (own, "distilled"))
+    assert summary.mean == ((77.0 - 69.0) + (76.0 - 70.0)) / 2
+    with pytest.raises(UserError, match="have no seed in common"):
+        gain((base, "student"), (own, "student"))
+
+
+def test_claims_are_of_rows_that_tables_have() -> None:
+    for claim in CLAIMS:
+        for table, row in (claim.over, claim.of):
+            config = experiment_of(table, FOLDER)
+            assert row in {"student", *(each.label for each in config.candidates)}
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_recipe_is_copied_and_edited_like_any_file(name: str) -> None:
+    tree = read_recipe(name)
+    override(tree, ["train.epochs=3"])
+    assert tree["train"]["epochs"] == 3
