@@ -16,6 +16,7 @@ import kdcore
 from kdcore.comparison import rehearse
 from kdcore.configfile import as_comparison, as_run
 from kdcore.context import RunContext
+from kdcore.evidence import TABLES, Images, Measured, experiment_of, settings_digest
 from kdcore.hookspecs import HOOKS, Hooks, hookimpl
 from kdcore.weights import Moving
 from tests.pages import (
@@ -132,10 +133,27 @@ def test_the_pages_of_keys_and_of_methods_have_the_tables_of_the_source() -> Non
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     pages = generate.pages()
-    names = ["configuration.md", "strategies.md", "commands.md"]
+    names = ["configuration.md", "strategies.md", "commands.md", "results.md", "recipes.md"]
     assert [page.name for page in pages] == names
     for page, text in pages.items():
         assert text == page.read_text(encoding="utf-8")
+
+
+MEASURED = sorted((ROOT / "docs" / "measured").glob("*.json"))
+
+
+@pytest.mark.parametrize("file", MEASURED, ids=lambda file: file.stem)
+def test_a_table_was_made_with_the_settings_that_make_it_today(file: Path) -> None:
+    found = Measured.read(file)
+    images = Images(Path("images")) if TABLES[file.stem].images else Images()
+    assert found.name == file.stem
+    assert found.settings == settings_digest(experiment_of(file.stem, images))
+
+
+def test_every_table_has_a_place_in_the_results() -> None:
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    shown = re.findall(r"<!-- measured: ([\w-]+) -->", page)
+    assert sorted(shown) == sorted([*TABLES, "claims"])
 
 
 def test_the_experiment_file_that_is_shown_is_valid() -> None:

@@ -26,11 +26,13 @@ from kdcore.report.trust import (
     calibration_lines,
     drowned,
 )
+from kdcore.statistics import Summary
 
 PAGE = "report.html"
 MARKDOWN = "report.md"
 ROWS = "report.json"
 CURVES = "curves.png"
+GAINS = "gains.png"
 
 
 def as_json(results: Sequence[RunResult] | Sheet) -> dict[str, object]:
@@ -41,7 +43,7 @@ def as_json(results: Sequence[RunResult] | Sheet) -> dict[str, object]:
 def write_report(
     folder: Path, title: str, about: Sequence[str], results: Sequence[RunResult] | Sheet
 ) -> None:
-    """Write ``report.html``, ``report.md``, ``report.json`` and ``curves.png`` into a folder.
+    """Write ``report.html``, ``report.md``, ``report.json`` and its pictures into a folder.
 
     Args:
         folder: where to.
@@ -53,6 +55,8 @@ def write_report(
     study = Study.of(sheet)
     write_json(folder / ROWS, {"title": title, "about": list(about), **as_json(sheet)})
     write_bytes(folder / CURVES, curves(sheet))
+    if (drawn := gains(sheet)) is not None:
+        write_bytes(folder / GAINS, drawn)
     write_bytes(folder / MARKDOWN, markdown(title, about, sheet, study).encode())
     write_bytes(folder / PAGE, page(title, about, sheet, study).encode())
 
@@ -68,6 +72,8 @@ def markdown(title: str, about: Sequence[str], sheet: Sheet, study: Study) -> st
     if said := "\n".join(f"- {markdown_text(line)}" for line in summary_lines(sheet)):
         parts.append(said)
     parts.append(f"![{shown[:1].upper()}{shown[1:]} by epoch]({CURVES})")
+    if _priced(sheet):
+        parts.append(f"![What each gain costs]({GAINS})")
     if any(row.first(row.best) for row in sheet.rows()):
         parts += ["## Last and best weights", markdown_lines(*score_columns(sheet)), CHOICE]
     parts += ["## Costs", markdown_lines(*cost_columns(sheet))]
@@ -104,3 +110,50 @@ def curves(results: Sequence[RunResult] | Sheet) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
+
+
+def gains(results: Sequence[RunResult] | Sheet) -> bytes | None:
+    """Draw what each candidate gains over the student alone by what it costs, as a PNG.
+
+    To the right: seconds of training, those of the student alone being 1. Upwards: the paired
+    difference in the score that counts, with its interval. None where there are no two candidates.
+    """
+    sheet = Sheet.of(results)
+    metric, points = sheet.metric, _priced(sheet)
+    if metric is None or not points:
+        return None
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.8), layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(0, color="0.4", linewidth=1)
+    for title, cost, difference in points:
+        low, high = difference.interval or (difference.mean, difference.mean)
+        spread = [[difference.mean - low], [high - difference.mean]]
+        axes.errorbar(cost, difference.mean, yerr=spread, fmt="o", color="C0", elinewidth=0.8)
+        axes.annotate(
+            title.replace("$", r"\$"),
+            (cost, difference.mean),
+            xytext=(5, 3),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    axes.set_xlabel("seconds of training, × student alone")
+    unit = f" ({metric.unit})" if metric.unit else ""
+    axes.set_ylabel(f"{metric.name} over the student alone{unit}")
+    axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+def _priced(sheet: Sheet) -> list[tuple[str, float, Summary]]:
+    """Return candidates with what they cost and gain; nothing where there are no two of them."""
+    points = [
+        (row.title, row.times.mean, difference)
+        for row in sheet.rows()
+        if row.role == "candidate"
+        and row.times is not None
+        and (difference := row.first(row.differences)) is not None
+    ]
+    return points if len(points) > 1 else []

@@ -1,15 +1,18 @@
 import json
 from pathlib import Path
 
-from kdcore.report import gather, write_report
-from kdcore.report.write import CURVES, MARKDOWN, PAGE, ROWS
+from kdcore.report import Sheet, gather, write_report
+from kdcore.report.study import Study
+from kdcore.report.write import CURVES, GAINS, MARKDOWN, PAGE, ROWS, gains, markdown
 from tests.report.runs import comparison
 
 
 def test_a_report_is_made_again_the_same_from_its_folder(tmp_path: Path) -> None:
     results = comparison(tmp_path)
     write_report(tmp_path, "kdcore compare: mine", [f"of what, in {tmp_path.name}"], results)
-    before = {name: (tmp_path / name).read_bytes() for name in (PAGE, MARKDOWN, ROWS, CURVES)}
+    before = {
+        name: (tmp_path / name).read_bytes() for name in (PAGE, MARKDOWN, ROWS, CURVES, GAINS)
+    }
     found = gather([tmp_path])
     write_report(tmp_path, found.title, found.about, found.sheet)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
@@ -39,3 +42,13 @@ def test_the_rows_are_kept_for_programs_with_what_they_are_of(tmp_path: Path) ->
     known = json.loads((tmp_path / ROWS).read_text())
     assert (known["title"], known["about"]) == ("t", ["of this"])
     assert [row["name"] for row in known["rows"]] == ["teacher", "student", "a"]
+
+
+def test_two_candidates_have_a_picture_of_what_each_gain_costs(tmp_path: Path) -> None:
+    results = comparison(tmp_path)
+    write_report(tmp_path, "two", [], results)
+    assert (tmp_path / GAINS).read_bytes().startswith(b"\x89PNG")
+    assert "![What each gain costs](gains.png)" in (tmp_path / MARKDOWN).read_text()
+    one = [each for each in results if each.name in ("teacher", "student", results[-1].name)]
+    assert gains(one) is None
+    assert "gains.png" not in markdown("one", [], Sheet.of(one), Study.of(Sheet.of(one)))
