@@ -121,6 +121,7 @@ LAYERS = (
     ("kdcore.context",),
     ("kdcore.training",),
     ("kdcore.faculty",),
+    ("kdcore.stages",),
     ("kdcore.run",),
     ("kdcore.joblist",),
     ("kdcore.comparison", "kdcore.space"),
