@@ -24,6 +24,7 @@ from kdcore.files import locked
 from kdcore.fingerprint import digest_of, machine_facts, source_of, structure_of
 from kdcore.frames import as_html, frame
 from kdcore.history import EpochRecord, History, Observer, accuracy_of
+from kdcore.listening import SignalSource
 from kdcore.nested import to_device
 from kdcore.probe import evaluating
 from kdcore.processes import here
@@ -168,106 +169,125 @@ def distill(
         NonFiniteLossError: a loss became infinite or not a number.
         ResumeError: what was saved in the folder is of another training.
     """
-    return distill_with(
-        None,
-        teacher,
-        student,
-        train_data,
-        eval_data,
-        strategies,
-        task=task,
-        validation_data=validation_data,
-        task_weight=task_weight,
-        seed=seed,
-        device=device,
-        observers=observers,
-        resume=resume,
-        **training,
-    )
-
-
-def distill_with(
-    kept: Kept | None,
-    teacher: AnyTeacher | Mapping[str, AnyTeacher] | None,
-    student: nn.Module,
-    train_data: Data,
-    eval_data: Data,
-    strategies: Iterable[Entry] = (),
-    *,
-    task: Task | None = None,
-    validation_data: Data | None = None,
-    task_weight: float | Moving | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    observers: Iterable[Observer] = (),
-    resume: Path | str | None = None,
-    **training: Any,
-) -> Result:
-    """Do what `distill` does, and share what teachers say with other trainings where given."""
     config = training_of(training)
     task = task_for(task, config)
     entries = tuple(strategies)
     if not task.learns and not entries:
         raise ConfigError("a task without a loss learns from strategies alone: give some")
-    source = source_of_data(train_data, "train_data")
-    test = source_of_data(eval_data, "eval_data")
-    validation = (
-        None if validation_data is None else source_of_data(validation_data, "validation_data")
-    )
-    for name, measured in (("eval_data", test), ("validation_data", validation)):
-        if measured and task.learns and not bool(labelled_samples(measured.targets).any()):
-            raise DataError(f"{name} has no labels to score predictions against")
-    sample = source.batch(torch.arange(min(2, len(source))))
-    place = find_device(device)
-    with evaluating(student):
-        logits = logits_of(run_model(student, to_device(sample.inputs, device_of(student))))
-    outputs = 0 if logits is None else task.row_shape(logits.shape)[-1]
-    with Distiller(
+    return Training(
         teacher,
         student,
         entries,
-        task_weight=task_weight,
-        sample_input=sample.inputs,
-        teacher_sample_input=sample.teacher_inputs,
-        setup=Setup(targets=source.targets),
-        task=task,
-        seed=seed,
-        device=place,
-        execution=Execution.of(config.precision, place, config.compile),
-    ) as distiller:
-        for name, data in (
-            ("train_data", source),
-            ("eval_data", test),
-            ("validation_data", validation),
-        ):
-            if data is not None:
-                check_targets(task, data.targets, outputs, name)
-        most = here().largest_share(config.micro_batch)
-        if kept is None:
-            request = Request(distiller.teachers, source, most, place)
-            signals = SignalCache(CacheConfig(), lambda _: None).source(request)
-        else:
-            facts = {"precision": config.precision, "compile": config.compile}
-            request = Request(distiller.teachers, source, most, place, facts, kept.identities)
-            signals = kept.cache.source(request)
-        saver = None
-        if resume is not None:
-            sources = {"train": source, "eval": test, "validation": validation}
-            origin = _facts(distiller, sources, config, seed, place)
-            saver = Saver(Path(resume), CheckpointConfig(), origin)
-        with nullcontext() if resume is None else _alone(Path(resume)):
-            history = train(
-                distiller,
-                source,
-                config,
-                seed,
-                test=test,
-                validation=validation,
-                signals=signals,
-                observers=tuple(observers),
-                saver=saver,
-            )
-    return Result(student, history.epochs[-1].scores, history)
+        source_of_data(train_data, "train_data"),
+        source_of_data(eval_data, "eval_data"),
+        None if validation_data is None else source_of_data(validation_data, "validation_data"),
+        config,
+        task,
+        task_weight,
+        seed,
+        find_device(device),
+    ).run(observers=observers, resume=resume)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training in one call, ready to be run.
+
+    Attributes:
+        teacher: as `distill` takes it.
+        student: trained in place.
+        entries: strategies, as `Distiller` takes them.
+        train: what is learned from.
+        test: what the student is scored on after each epoch.
+        validation: what the best weights are chosen on; None where nothing is.
+        config: budget and optimizer.
+        task: what the student is for.
+        task_weight: weight of its loss; what the strategies' papers use if None.
+        seed: of order, dropout and adapters.
+        device: where it runs.
+        kept: what it shares with other trainings of what its teachers say; None to share nothing.
+    """
+
+    teacher: AnyTeacher | Mapping[str, AnyTeacher] | None
+    student: nn.Module
+    entries: tuple[Entry, ...]
+    train: Source
+    test: Source
+    validation: Source | None
+    config: TrainConfig
+    task: Task
+    task_weight: float | Moving | None
+    seed: int
+    device: torch.device
+    kept: Kept | None = None
+
+    def run(
+        self, *, observers: Iterable[Observer] = (), resume: Path | str | None = None
+    ) -> Result:
+        """Train the student; arguments, result and errors are those of `distill`."""
+        self._check_labels()
+        sample = self.train.batch(torch.arange(min(2, len(self.train))))
+        outputs = self._outputs(sample.inputs)
+        with Distiller(
+            self.teacher,
+            self.student,
+            self.entries,
+            task_weight=self.task_weight,
+            sample_input=sample.inputs,
+            teacher_sample_input=sample.teacher_inputs,
+            setup=Setup(targets=self.train.targets),
+            task=self.task,
+            seed=self.seed,
+            device=self.device,
+            execution=Execution.of(self.config.precision, self.device, self.config.compile),
+        ) as distiller:
+            for name, data in self._sources.items():
+                if data is not None:
+                    check_targets(self.task, data.targets, outputs, f"{name}_data")
+            signals = self._signals(distiller)
+            saver = None
+            if resume is not None:
+                facts = _facts(distiller, self._sources, self.config, self.seed, self.device)
+                saver = Saver(Path(resume), CheckpointConfig(), facts)
+            with nullcontext() if resume is None else _alone(Path(resume)):
+                history = train(
+                    distiller,
+                    self.train,
+                    self.config,
+                    self.seed,
+                    test=self.test,
+                    validation=self.validation,
+                    signals=signals,
+                    observers=tuple(observers),
+                    saver=saver,
+                )
+        return Result(self.student, history.epochs[-1].scores, history)
+
+    @property
+    def _sources(self) -> dict[str, Source | None]:
+        return {"train": self.train, "eval": self.test, "validation": self.validation}
+
+    def _check_labels(self) -> None:
+        for name, data in self._sources.items():
+            if name == "train" or data is None or not self.task.learns:
+                continue
+            if not bool(labelled_samples(data.targets).any()):
+                raise DataError(f"{name}_data has no labels to score predictions against")
+
+    def _outputs(self, inputs: Any) -> int:
+        """Return how many values the student gives a row; 0 where it has no logits."""
+        with evaluating(self.student):
+            logits = logits_of(run_model(self.student, to_device(inputs, device_of(self.student))))
+        return 0 if logits is None else self.task.row_shape(logits.shape)[-1]
+
+    def _signals(self, distiller: Distiller) -> SignalSource:
+        """Decide how the teachers are heard."""
+        most = here().largest_share(self.config.micro_batch)
+        asked = distiller.teachers, self.train, most, self.device
+        if self.kept is None:
+            return SignalCache(CacheConfig(), lambda _: None).source(Request(*asked))
+        facts = {"precision": self.config.precision, "compile": self.config.compile}
+        return self.kept.cache.source(Request(*asked, facts, self.kept.identities))
 
 
 def training_of(keys: Mapping[str, Any]) -> TrainConfig:

@@ -85,11 +85,23 @@ class SignalCache:
     ) -> None:
         self._config = config
         self._shared = shared
-        self._note = note
+        self._tell = note
+        self._said: set[str] | None = None
         self._held: dict[str, _Held] = {}
         self._not_kept: set[str] = set()
         self._expected: dict[str, dict[SignalKey, FixedAdapter | None]] = {}
         self._copied: dict[str, set[TapAddress]] = {}
+
+    def say_lines_once(self) -> None:
+        """Say no line again from now on: of runs that are alike, the first says it for all."""
+        self._said = set()
+
+    def _note(self, text: str) -> None:
+        if self._said is not None and text in self._said:
+            return
+        if self._said is not None:
+            self._said.add(text)
+        self._tell(text)
 
     def expect(self, teachers: Teachers) -> None:
         """Take note of what a run that is yet to come will want, to compute it in the same pass."""

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from kdcore import configfile, report
-from kdcore.api import Data, Kept, Result, distill_with, source_of_data, task_for, training_of
+from kdcore.api import Data, Kept, Result, Training, source_of_data, task_for, training_of
 from kdcore.asking import Identity
 from kdcore.cache import SignalCache
 from kdcore.comparison import Row, table
@@ -149,6 +149,9 @@ def compare(
     teachers = named(teacher)
     source = source_of_data(train_data, "train_data")
     test = source_of_data(eval_data, "eval_data")
+    held_out = (
+        None if validation_data is None else source_of_data(validation_data, "validation_data")
+    )
     cache = SignalCache(CacheConfig(disk=0), lambda _: None)
     models = models_of(teachers)
     kept = Kept(cache, {name: Identity(structure_of(model)) for name, model in models.items()})
@@ -183,20 +186,20 @@ def compare(
                     "time, and draw its weights from torch's random stream"
                 )
             start = begins
-            result = distill_with(
-                kept,
+            result = Training(
                 _needed(teachers, entries) if entries else None,
                 model,
+                entries,
                 source,
                 test,
-                entries,
-                task=task,
-                validation_data=validation_data,
-                task_weight=task_weight if entries else None,
-                seed=seed,
-                device=device,
-                **training,
-            )
+                held_out,
+                config,
+                what_for,
+                task_weight if entries else None,
+                seed,
+                place,
+                kept,
+            ).run()
             students[name, seed] = model
             results.append(_run(name, seed, result, test, what_for))
     return Comparison(tuple(results), MappingProxyType(students))

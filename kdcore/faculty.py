@@ -30,7 +30,7 @@ from kdcore.probe import trace
 from kdcore.tasks import Task
 from kdcore.teachers import TEACHER, title_of
 from kdcore.teaching import EnsembleConfig, TeacherConfig
-from kdcore.training import finished_before, signals_of, train_job
+from kdcore.training import Lesson, finished_before, signals_of, train_job
 
 OUTCOMES = "teachers"
 """Folder of what teachers said that came trained."""
@@ -137,7 +137,9 @@ def _trained(context: RunContext, seed: int, name: str, model: nn.Module) -> Tea
                     execution=how,
                     trainable=trainable,
                 ) as distiller:
-                    trained = train_job(context, distiller, config, job, data.train, data.test)
+                    trained = train_job(
+                        context, job, Lesson(distiller, config, data.train), data.test
+                    )
                     history, seconds = trained
             else:  # there is nothing to train it by: it is taken as it was built
                 untrained = evaluate(model, data.test, task)
@@ -252,5 +254,5 @@ def keep_answers(context: RunContext, seed: int) -> None:
             continue
         student = context.new_student(seed)
         with context.distiller(seed, student, models, stage) as distiller:
-            signals_of(context, distiller, config, source, identities)
+            signals_of(context, Lesson(distiller, config, source, identities))
             asked |= {(name, *how) for name in distiller.teachers}

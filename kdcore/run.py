@@ -6,7 +6,6 @@ Their teachers are in `faculty`, what all runs share in `context`. How they are 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import nn
 
@@ -22,8 +21,9 @@ from kdcore.history import History
 from kdcore.job import BEST_WEIGHTS, CONFIG, OUTCOME, STUDENT, STUDENT_WEIGHTS, Job, RunResult
 from kdcore.models.build import code_of
 from kdcore.resolved import resolve, resolve_stage
+from kdcore.stages import through_stages
 from kdcore.teaching import AnyTeacherConfig, TeacherConfig
-from kdcore.training import finished_before, train_job
+from kdcore.training import Lesson, finished_before, train_job
 
 
 def run_student(
@@ -110,22 +110,12 @@ def _learn(
     teachers: Mapping[str, Teacher],
 ) -> tuple[History, float]:
     """Go through the stages of a student; those that were finished before are read again."""
-    history, seconds, carried = History(), 0.0, dict[str, Mapping[str, Any]]()
-    models = {name: teacher.model for name, teacher in teachers.items()}
-    who, test = {name: each.identity for name, each in teachers.items()}, context.data.test
-    for number, stage in enumerate(stages):
-        config = context.experiment.stage_train(stage)
-        source = context.data.student.for_teachers(
-            models.keys() & context.teachers_of(stage.strategies).keys()
-        )
-        with context.distiller(job.seed, student, models, stage) as distiller:
-            distiller.take_over(carried)
-            where = f", stage {number + 1} of {len(stages)}" if len(stages) > 1 else ""
-            before = len(history.epochs)
-            part, took = train_job(
-                context, distiller, config, job, source, test, who, number, where, before
-            )
-            carried |= distiller.carried()
+
+    def learn(lesson: Lesson) -> tuple[History, float]:
+        return train_job(context, job, lesson, context.data.test)
+
+    history, seconds = History(), 0.0
+    for part, took in through_stages(context, student, job.seed, stages, teachers, learn):
         history.extend(part)
         seconds += took
     return history, seconds

@@ -22,7 +22,7 @@ from kdcore.joblist import Student
 from kdcore.processes import here, joined
 from kdcore.run import run_student
 from kdcore.shipping.choice import Attempt, attempt
-from kdcore.shipping.extras import check_formats
+from kdcore.shipping.formats import check_formats
 
 
 @dataclass(frozen=True)

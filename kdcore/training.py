@@ -5,7 +5,7 @@ Whose training it is, is decided in `faculty` and `run`.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
 from rich.markup import escape
 
@@ -41,28 +41,43 @@ def finished_before(context: RunContext, job: Job) -> RunResult | None:
     return result
 
 
-def signals_of(
-    context: RunContext,
-    distiller: Distiller,
-    config: TrainConfig,
-    source: Source,
-    identities: Mapping[str, Identity],
-) -> SignalSource:
+@dataclass(frozen=True)
+class Lesson:
+    """One training, or one stage of it: who learns what, and from whom.
+
+    Attributes:
+        distiller: the model that is trained, with its teachers.
+        config: of the training.
+        source: what is learned from.
+        identities: of its teachers, by name; others may be there.
+        stage: which one it is, from 0.
+        stages: how many there are.
+        epochs_before: epochs of earlier stages.
+    """
+
+    distiller: Distiller
+    config: TrainConfig
+    source: Source
+    identities: Mapping[str, Identity] = field(default_factory=dict)
+    stage: int = 0
+    stages: int = 1
+    epochs_before: int = 0
+
+
+def signals_of(context: RunContext, lesson: Lesson) -> SignalSource:
     """Decide how a student hears its teachers.
 
     Args:
         context: what it shares with others.
-        distiller: the student, with its teachers.
-        config: of its training.
-        source: what it learns from.
-        identities: of its teachers, by name; others may be there.
+        lesson: its training.
     """
+    distiller, config = lesson.distiller, lesson.config
     if not distiller.teachers:
         return LiveSignals({})
     facts = {"precision": config.precision, "compile": config.compile}
     most = here().largest_share(config.micro_batch)
     return context.cache.source(
-        Request(distiller.teachers, source, most, context.device, facts, identities)
+        Request(distiller.teachers, lesson.source, most, context.device, facts, lesson.identities)
     )
 
 
@@ -76,52 +91,36 @@ def _tensorboard(context: RunContext, job: Job, stage: int) -> Iterator[tuple[Te
         yield (board,)
 
 
-def train_job(
-    context: RunContext,
-    distiller: Distiller,
-    config: TrainConfig,
-    job: Job,
-    source: Source,
-    test: Source,
-    identities: Mapping[str, Identity] = MappingProxyType({}),
-    stage: int = 0,
-    where: str = "",
-    epochs_before: int = 0,
-) -> tuple[History, float]:
+def train_job(context: RunContext, job: Job, lesson: Lesson, test: Source) -> tuple[History, float]:
     """Train what a job is of, or one stage of it, from where it was saved.
 
     Args:
         context: what it shares with others.
-        distiller: the model that is trained.
-        config: of the training.
         job: whose folder its files are in.
-        source: what is learned from.
+        lesson: the training.
         test: what is measured on after each epoch.
-        identities: of its teachers, by name.
-        stage: which one of the job, from 0.
-        where: what to add to its title.
-        epochs_before: epochs of earlier stages.
 
     Returns:
         Its history, and the seconds that it took.
     """
-    data = context.data
+    data, distiller, before = context.data, lesson.distiller, lesson.epochs_before
     job.begin()
-    saver = context.saver(job, stage)
-    title, last = f"{job.name}, seed {job.seed}{where}", epochs_before + config.epochs
+    saver = context.saver(job, lesson.stage)
+    where = f", stage {lesson.stage + 1} of {lesson.stages}" if lesson.stages > 1 else ""
+    title, last = f"{job.name}, seed {job.seed}{where}", before + lesson.config.epochs
     with (
         TrainingDisplay(
             context.console, title, last, distiller.task.metric, data.things
         ) as display,
         MetricsLog(job.folder / METRICS) as log,
-        _tensorboard(context, job, stage) as board,
+        _tensorboard(context, job, lesson.stage) as board,
     ):
-        signals = signals_of(context, distiller, config, source, identities)
+        signals = signals_of(context, lesson)
         try:
             history = train(
                 distiller,
-                source,
-                config,
+                lesson.source,
+                lesson.config,
                 job.seed,
                 test=test,
                 validation=None if job.kind == "teacher" else data.validation,
@@ -129,7 +128,7 @@ def train_job(
                 signals=signals,
                 observers=(display, log, *board),
                 saver=saver,
-                epochs_before=epochs_before,
+                epochs_before=before,
             )
         except NonFiniteLossError as error:
             job.failed(error)

@@ -5,7 +5,7 @@ at here.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,6 @@ from pydantic import ValidationError
 
 from kdcore import space
 from kdcore.automatic import find
-from kdcore.cache import SignalCache
 from kdcore.catalog import own_version
 from kdcore.comparison import rehearse
 from kdcore.context import RunContext
@@ -39,10 +38,11 @@ from kdcore.probe import trace
 from kdcore.randomness import derive_seed
 from kdcore.selection import select
 from kdcore.space import Dimension, Value
+from kdcore.stages import through_stages
 from kdcore.tasks import Metric
 from kdcore.teachers import TEACHER
 from kdcore.trainer import train
-from kdcore.training import signals_of
+from kdcore.training import Lesson, signals_of
 from kdcore.trials import (
     JOURNAL,
     STARTUP,
@@ -155,7 +155,7 @@ class Search:
             raise ConfigError("tune: the task has no score to choose by; give it one (task.metric)")
         self.metric: Metric = metric
         self._context, self._config, self._seeds = context, config, tuple(seeds)
-        context.cache = SignalCache(config.cache, _once(context.note))  # else each trial says so
+        context.cache.say_lines_once()  # or each trial would
         self._validation, self._lr = context.data.validation, config.train.lr
         self._plans = {
             each.name: each.plan for each in students(config) if each.seed == config.seeds[0]
@@ -430,31 +430,23 @@ class Search:
         return sum(scores) / len(scores)
 
     def _train(self, label: str, plan: Sequence[StageConfig], seed: int, watch: Watch) -> None:
-        context, before, carried = self._context, 0, dict[str, Mapping[str, Any]]()
-        taught = {} if label == STUDENT else self._teachers
-        models = {name: each.model for name, each in taught.items()}
-        who = {name: each.identity for name, each in taught.items()}
-        student = context.new_student(seed)
-        for stage in plan:
-            config = self._config.stage_train(stage)
-            source = context.data.student.for_teachers(
-                models.keys() & context.teachers_of(stage.strategies).keys()
+        context = self._context
+
+        def learn(lesson: Lesson) -> None:
+            train(
+                lesson.distiller,
+                lesson.source,
+                lesson.config,
+                seed,
+                validation=self._validation,
+                signals=signals_of(context, lesson),
+                workers=context.data.workers,
+                observers=(watch,),
+                epochs_before=lesson.epochs_before,
             )
-            with context.distiller(seed, student, models, stage) as distiller:
-                distiller.take_over(carried)
-                train(
-                    distiller,
-                    source,
-                    config,
-                    seed,
-                    validation=self._validation,
-                    signals=signals_of(context, distiller, config, source, who),
-                    workers=context.data.workers,
-                    observers=(watch,),
-                    epochs_before=before,
-                )
-                carried |= distiller.carried()
-            before += config.epochs
+
+        taught = {} if label == STUDENT else self._teachers
+        through_stages(context, context.new_student(seed), seed, plan, taught, learn)
 
     @cached_property
     def _teachers(self) -> dict[str, Teacher]:
@@ -464,18 +456,6 @@ class Search:
 def title(label: str) -> str:
     """Return what a candidate is called in a line for people."""
     return "the student alone" if label == STUDENT else label
-
-
-def _once(note: Callable[[str], None]) -> Callable[[str], None]:
-    """Return the same that says each line a single time."""
-    said: set[str] = set()
-
-    def say(text: str) -> None:
-        if text not in said:
-            said.add(text)
-            note(text)
-
-    return say
 
 
 def best_of(config: ComparisonConfig, tuned: Iterable[Tuned]) -> ComparisonConfig:

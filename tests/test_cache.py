@@ -127,6 +127,17 @@ def test_runs_of_one_process_share_what_is_kept_and_later_ones_find_it_on_disk(
     assert later.lines == [line for line in later.lines if "was kept in" in line]
 
 
+def test_lines_are_said_once_where_runs_are_alike(tmp_path: Path) -> None:
+    for once in (False, True):  # each time is usual
+        model, desk = _model(), Desk(tmp_path, mode="memory")
+        if once:
+            desk.cache.say_lines_once()
+        for _ in range(3):
+            desk.source(model)
+        assert len(desk.lines) == (2 if once else 3)
+        assert len(set(desk.lines)) == 2
+
+
 def test_what_other_runs_will_want_is_computed_in_the_same_pass(tmp_path: Path) -> None:
     model, desk = _model(), Desk(tmp_path, mode="memory")
     desk.cache.expect(_frozen(model, POOLED))

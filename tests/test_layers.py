@@ -17,192 +17,25 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "kdcore"
 PLUGINS = ROOT / "plugins"
 
-# From bottom to top. A module imports from rows above its own in this list alone, so modules of
-# one row do not know each other.
-LAYERS = (
-    ("kdcore.errors",),
-    ("kdcore.meeting",),
-    ("kdcore.processes",),
-    (
-        "kdcore.randomness",
-        "kdcore.nested",
-        "kdcore.frames",
-        "kdcore.statistics",
-        "kdcore.files",
-        "kdcore.devices",
-        "kdcore.snapshot",
-        "kdcore.interruption",
-        "kdcore.imports",
-    ),
-    (
-        "kdcore.validation",
-        "kdcore.arrays",
-        "kdcore.execution",
-        "kdcore.checkpoint",
-        "kdcore.freezing",
-        "kdcore.sharding",
-        "kdcore.teachers",
-    ),
-    ("kdcore.store", "kdcore.averaging"),
-    # the words of the hooks, and taps
-    ("kdcore.contract", "kdcore.taps"),
-    ("kdcore.signals",),
-    ("kdcore.hookspecs",),
-    ("kdcore.strategy",),
-    # what is found out about one model, and what losses are made of
-    ("kdcore.probe",),
-    ("kdcore.automatic", "kdcore.fingerprint"),
-    ("kdcore.survey",),
-    ("kdcore.adapters", "kdcore.losses", "kdcore.tasks"),
-    ("kdcore.positions", "kdcore.values"),
-    # configuration, and what is installed
-    ("kdcore.sections",),
-    ("kdcore.weights", "kdcore.teaching", "kdcore.task_kinds"),
-    ("kdcore.experiment",),
-    ("kdcore.configfile",),
-    ("kdcore.catalog",),
-    # strategies in a run
-    ("kdcore.ensemble",),
-    ("kdcore.selection", "kdcore.part", "kdcore.teacher"),
-    ("kdcore.moving",),
-    ("kdcore.assembly", "kdcore.answers"),
-    ("kdcore.auxiliary",),
-    ("kdcore.distiller",),
-    ("kdcore.parallel",),
-    # data
-    (
-        "kdcore.data.geometry",
-        "kdcore.data.folder",
-        "kdcore.data.order",
-        "kdcore.data.chance",
-        "kdcore.data.randaugment",
-    ),
-    ("kdcore.data.images", "kdcore.data.preprocess"),
-    (
-        "kdcore.data.pixels",
-        "kdcore.data.split",
-        "kdcore.data.files",
-        "kdcore.data.table",
-        "kdcore.data.augment",
-    ),
-    ("kdcore.data.source", "kdcore.data.cifar", "kdcore.data.digits"),
-    ("kdcore.data.labels",),
-    ("kdcore.data.load", "kdcore.data.feed", "kdcore.data.named"),
-    # models, and data as they want it
-    ("kdcore.models.tutorial", "kdcore.models.cifar"),
-    (
-        "kdcore.models.offer",
-        "kdcore.models.answer",
-    ),
-    (
-        "kdcore.models.from_torchvision",
-        "kdcore.models.from_timm",
-        "kdcore.models.from_huggingface",
-    ),
-    ("kdcore.models.build",),
-    ("kdcore.data.prepared",),
-    ("kdcore.resolved", "kdcore.card"),
-    # the loop
-    (
-        "kdcore.optimizers",
-        "kdcore.evaluation",
-        "kdcore.listening",
-        "kdcore.readings",
-        "kdcore.outcome",
-        "kdcore.costs",
-    ),
-    ("kdcore.asking",),
-    ("kdcore.cache",),
-    ("kdcore.history", "kdcore.saving"),
-    ("kdcore.shares",),
-    ("kdcore.trainer", "kdcore.tensorboard"),
-    ("kdcore.progress", "kdcore.job", "kdcore.api", "kdcore.pooling"),
-    # runs
-    ("kdcore.context",),
-    ("kdcore.training",),
-    ("kdcore.faculty",),
-    ("kdcore.run",),
-    ("kdcore.joblist",),
-    ("kdcore.comparison", "kdcore.space"),
-    ("kdcore.trials",),
-    ("kdcore.tuning",),
-    ("kdcore.shipping.record",),
-    # reports
-    ("kdcore.report.rows", "kdcore.report.analysis", "kdcore.report.svg", "kdcore.report.folder"),
-    ("kdcore.report.table", "kdcore.report.html", "kdcore.report.study", "kdcore.report.gather"),
-    ("kdcore.report.figures",),
-    (
-        "kdcore.report.scores",
-        "kdcore.report.samples",
-        "kdcore.report.trust",
-        "kdcore.report.settings",
-    ),
-    ("kdcore.report.page",),
-    ("kdcore.report.write",),
-    ("kdcore.report",),
-    # measuring
-    ("kdcore.bench.measure", "kdcore.bench.work"),
-    (
-        "kdcore.bench.plain",
-        "kdcore.bench.bound",
-        "kdcore.bench.ours",
-        "kdcore.bench.keeping",
-        "kdcore.bench.table",
-    ),
-    ("kdcore.bench.methods", "kdcore.bench.parts"),
-    ("kdcore.bench.cases",),
-    # a student to ship
-    ("kdcore.shipping.extras", "kdcore.shipping.graph"),
-    (
-        "kdcore.shipping.student",
-        "kdcore.shipping.formats",
-        "kdcore.shipping.opened",
-        "kdcore.shipping.verify",
-        "kdcore.shipping.quantize",
-        "kdcore.shipping.readme",
-    ),
-    ("kdcore.shipping.export", "kdcore.shipping.predict"),
-    ("kdcore.shipping.choice",),
-    ("kdcore.session",),
-    ("kdcore.comparing", "kdcore.evidence"),
-    # the conformance kit
-    ("kdcore.testing.models",),
-    ("kdcore.testing.case",),
-    ("kdcore.testing.check",),
-    (
-        "kdcore.testing.inputs",
-        "kdcore.testing.loss",
-        "kdcore.testing.settings",
-        "kdcore.testing.training",
-    ),
-    ("kdcore.testing.pair",),
-    ("kdcore.testing.engine",),
-    ("kdcore.testing.table",),
-    ("kdcore.testing.suite",),
-    ("kdcore.testing",),
-    # the public names, which import their modules when they are first used
-    ("kdcore",),
-    # the command line
-    ("kdcore.scaffold",),
-    ("kdcore.cli.options",),
-    (
-        "kdcore.cli.compare",
-        "kdcore.cli.reproduce",
-        "kdcore.cli.run",
-        "kdcore.cli.report",
-        "kdcore.cli.tune",
-        "kdcore.cli.export",
-        "kdcore.cli.predict",
-        "kdcore.cli.strategies",
-        "kdcore.cli.check",
-        "kdcore.cli.layers",
-        "kdcore.cli.new_strategy",
-        "kdcore.cli.cache",
-        "kdcore.cli.bench",
-    ),
-    ("kdcore.cli.main",),
-    ("kdcore.__main__",),
-)
+
+def _layers(text: str) -> list[list[str]]:
+    """Return the table of `docs/design.md`: the core's modules in rows, from bottom to top.
+
+    A module imports from rows above its own in this list alone, so modules of one row, which the
+    page has between two semicolons, do not know each other.
+    """
+    cells = [line.split("|")[2] for line in text.splitlines() if line.startswith("| ")]
+    parts = [part for cell in cells for part in cell.split(";")]
+    named = [re.findall(r"`([\w.]+)`", part) for part in parts]
+    return [[_full(name) for name in names] for names in named if names]
+
+
+def _full(name: str) -> str:
+    return name if name == "kdcore" else f"kdcore.{name}"
+
+
+DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+LAYERS = _layers(DESIGN.partition("\nWhat passes between them")[0])
 
 UPWARDS = {
     ("kdcore.catalog", "kdcore"): "the version is a constant there, and none of the lazy names",
@@ -306,6 +139,13 @@ def _text(tree: ast.Module) -> Iterator[str]:
 
 
 # Within the core
+
+
+def test_the_order_is_the_table_of_the_page_read_row_by_row() -> None:
+    table = (
+        "| layer | modules |\n|---|---|\n| low | `a`; `b.c`, `d` | all |\n| high | `kdcore` | |\n"
+    )
+    assert _layers(table) == [["kdcore.a"], ["kdcore.b.c", "kdcore.d"], ["kdcore"]]
 
 
 def test_every_module_of_the_core_has_one_place_in_the_order() -> None:

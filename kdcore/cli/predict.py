@@ -70,8 +70,8 @@ def _opened(file: Path, best: bool) -> "Opened":
         return open_student(run.student(card), card)
     if best:
         raise UserError(f"--best would be ignored: {file} is no folder of a run")
-    from kdcore.shipping.opened import TORCH, open_file
+    from kdcore.shipping.formats import TORCH, open_file
 
-    if file.suffix == TORCH and file.is_file():
+    if file.suffix == TORCH.ending and file.is_file():
         typer.echo(f"loading {file} by torch.export, which runs what is in it", err=True)
     return open_file(file)

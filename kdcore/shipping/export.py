@@ -5,9 +5,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,43 +15,21 @@ from kdcore.bench.measure import describe_machine
 from kdcore.card import Card
 from kdcore.catalog import own_version
 from kdcore.errors import RunError
-from kdcore.files import make_folder, save_weights, write_bytes
+from kdcore.files import make_folder, write_bytes
 from kdcore.job import OUTCOME
 from kdcore.nested import map_tensors
 from kdcore.outcome import Outcome
 from kdcore.probe import evaluating
 from kdcore.sections import ExportConfig
-from kdcore.shipping.extras import check_formats
-from kdcore.shipping.formats import capture, write_onnx, write_torch
+from kdcore.shipping.formats import SAFETENSORS, Draft, Format, check_formats, wanted
 from kdcore.shipping.graph import Inputs, inputs_at
-from kdcore.shipping.opened import Opened, open_onnx, open_student, open_torch
-from kdcore.shipping.quantize import calibration_samples, quantize
+from kdcore.shipping.opened import Opened, open_student
+from kdcore.shipping.quantize import calibration_samples
 from kdcore.shipping.readme import README, readme
 from kdcore.shipping.record import FOLDER, Shipment, ShippedFile
 from kdcore.shipping.student import FinishedRun
 from kdcore.shipping.verify import Comparison, Finding, batches, latency
 from kdcore.taps import logits_of, run_model
-
-BOUNDS: Mapping[str, float | None] = MappingProxyType(
-    {"safetensors": 1e-6, "torch.export": 1e-6, "onnx": 1e-4, "onnx int8": None}
-)
-"""How far a logit may be from the student's, by format; None where that is not asked."""
-
-SHARES: Mapping[str, float] = MappingProxyType(
-    {"safetensors": 1e-6, "torch.export": 1e-6, "onnx": 1e-5}
-)
-"""The same as a share of the student's largest logit, where that is more: numbers of 32 bits have
-seven digits, so that of logits of a thousand a millionth cannot be told."""
-
-NAMES: Mapping[str, str] = MappingProxyType(
-    {
-        "safetensors": "student.safetensors",
-        "torch.export": "student.pt2",
-        "onnx": "student.onnx",
-        "onnx int8": "student.int8.onnx",
-    }
-)
-
 
 COMPARED = 64
 """So many test samples show whether a model is the one that was trained."""
@@ -66,7 +42,7 @@ OTHER = 0.01
 class _Made:
     """A file that was written and opened again."""
 
-    format: str
+    format: Format
     path: Path
     opened: Opened
 
@@ -95,7 +71,7 @@ def export_run(
         best: whether to take the weights that were best on the validation split, not the last.
         out: folder for the files; ``export/`` in the run's own if not given.
         root: where its data lie, if no longer where they did.
-        tolerance: how far a logit may be from the student's, in place of `BOUNDS` and `SHARES`.
+        tolerance: how far a logit may be from the student's, in place of its format's bound.
         samples: so many test samples are run, the first; all if not given.
 
     Returns:
@@ -118,7 +94,7 @@ def export_run(
         _refuse_different(made, findings[1:], tolerance)
         note("timing each file")
         files = tuple(
-            _measured(each, finding, _bound(each.format, finding, tolerance), shipping.one)
+            _measured(each, finding, _bound(each, finding, tolerance), shipping.one)
             for each, finding in zip(made, findings[1:], strict=True)
         )
         for each in made:
@@ -160,27 +136,18 @@ class _Shipping:
 
     def write(self, student: torch.nn.Module, config: ExportConfig) -> list[_Made]:
         """Write every file, and open it anew."""
-        train, card = self.run.data.student, self.card
-        paths = {format_: self.folder / name for format_, name in NAMES.items()}
-        two = inputs_at(train, torch.arange(2) % len(train), card.image)
-        save_weights(paths["safetensors"], student.state_dict(), card.metadata())
-        made = [_made("safetensors", paths, self._built)]
-        if not config.formats:
-            return made
-        self.note(f"exporting: {', '.join(config.formats)}")
-        program = capture(student, card.image, two)
-        if "torch" in config.formats:
-            write_torch(paths["torch.export"], program, card)
-            made.append(_made("torch.export", paths, open_torch))
-        if "onnx" in config.formats:
-            write_onnx(paths["onnx"], program, card)
-            made.append(_made("onnx", paths, open_onnx))
-        if config.int8:
-            indices = calibration_samples(train)
-            self.note(f"quantizing, calibrated on {len(indices)} training {self.run.data.things}")
-            quantize(paths["onnx"], paths["onnx int8"], train, indices, card.image)
-            made.append(_made("onnx int8", paths, open_onnx))
-        return made
+        if config.formats:
+            self.note(f"exporting: {', '.join(config.formats)}")
+        data = self.run.data
+        draft = Draft(student, self.card, data.student, self.folder, self.note, data.things)
+        return [self._made(each, draft) for each in wanted(config)]
+
+    def _made(self, format_: Format, draft: Draft) -> _Made:
+        path = self.folder / format_.file
+        format_.write(path, draft)
+        # Weights alone may be of a model that only their run may import.
+        opener = self._built if format_ is SAFETENSORS else format_.open
+        return _Made(format_, path, opener(path))
 
     def _built(self, path: Path) -> Opened:
         return open_student(self.run.student(self.card, path), self.card, self.one.names)
@@ -199,10 +166,6 @@ class _Shipping:
             for each, comparison in zip(made, comparisons[1:], strict=True):
                 comparison.add(each.opened.run(inputs), expected, batch.targets)
         return [comparison.finding() for comparison in comparisons]
-
-
-def _made(format_: str, paths: Mapping[str, Path], opener: Callable[[Path], Opened]) -> _Made:
-    return _Made(format_, paths[format_], opener(paths[format_]))
 
 
 def _logits(student: torch.nn.Module, inputs: Any) -> Tensor:
@@ -249,19 +212,15 @@ def _refuse_another(run: FinishedRun, scores: Mapping[str, float]) -> None:
         )
 
 
-def _bound(format_: str, finding: Finding, tolerance: float | None) -> float | None:
-    """Return how far a file's logits may be from the student's; None where that is not asked."""
-    bound = BOUNDS[format_]
-    if bound is None:
-        return None
-    return max(bound, SHARES[format_] * finding.largest_logit) if tolerance is None else tolerance
+def _bound(made: _Made, finding: Finding, tolerance: float | None) -> float | None:
+    return made.format.allowed(finding.largest_logit, tolerance)
 
 
 def _refuse_different(
     made: Sequence[_Made], findings: Sequence[Finding], tolerance: float | None
 ) -> None:
     for each, finding in zip(made, findings, strict=True):
-        bound = _bound(each.format, finding, tolerance)
+        bound = _bound(each, finding, tolerance)
         most = sys.float_info.max if bound is None else bound
         if not finding.max_difference <= most:
             raise RunError(
@@ -277,7 +236,7 @@ def _measured(made: _Made, finding: Finding, bound: float | None, one: Inputs) -
     median, high = latency(lambda: made.opened.run(one))
     return ShippedFile(
         made.path.name,
-        made.format,
+        made.format.name,
         len(content),
         hashlib.sha256(content).hexdigest(),
         finding.max_difference,
@@ -288,25 +247,8 @@ def _measured(made: _Made, finding: Finding, bound: float | None, one: Inputs) -
         median,
         high,
         made.opened.runtime,
-        _versions(made),
+        made.format.versions(made.path),
     )
-
-
-def _versions(made: _Made) -> dict[str, str]:
-    """Return what wrote a file, by name; of ONNX also the version of its operators."""
-    libraries = {
-        "safetensors": ("safetensors",),
-        "torch.export": ("torch",),
-        "onnx": ("torch", "onnx", "onnxscript"),
-        "onnx int8": ("torch", "onnx", "onnxscript", "onnxruntime"),
-    }
-    found = {name: version(name) for name in libraries[made.format]}
-    if "onnx" in found:
-        import onnx
-
-        model = onnx.load(str(made.path), load_external_data=False)
-        found["opset"] = str(next(each.version for each in model.opset_import if not each.domain))
-    return found
 
 
 def _machine() -> str:

@@ -3,7 +3,6 @@
 from importlib.util import find_spec
 
 from kdcore.errors import UserError, missing_extra
-from kdcore.sections import ExportConfig
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
@@ -19,13 +18,3 @@ def check_onnx(what: str) -> None:
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise UserError(missing_extra(what, " and ".join(missing), "export"))
-
-
-def check_formats(config: ExportConfig) -> None:
-    """Refuse formats whose libraries are missing, before anything is trained for them.
-
-    Raises:
-        UserError: as `check_onnx`.
-    """
-    if "onnx" in config.formats:
-        check_onnx("export")

@@ -16,9 +16,6 @@ from kdcore.sections import ModelConfig
 from kdcore.shipping.extras import check_onnx
 from kdcore.shipping.graph import Inputs, shipped
 
-ONNX, TORCH, SAFETENSORS = ".onnx", ".pt2", ".safetensors"
-ENDINGS = (ONNX, TORCH, SAFETENSORS)
-
 
 @dataclass(frozen=True)
 class Opened:
@@ -33,23 +30,6 @@ class Opened:
     card: Card
     run: Callable[[Inputs], Tensor]
     runtime: str
-
-
-def open_file(path: Path) -> Opened:
-    """Open an exported file, by its ending.
-
-    A ``.pt2`` file holds a program, which runs as code does.
-
-    Raises:
-        UserError: it does not exist, is of another kind, damaged, or holds no card.
-    """
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"{path} {found}; give a file that kdcore export wrote")
-    openers = {ONNX: open_onnx, TORCH: open_torch, SAFETENSORS: open_weights}
-    if path.suffix not in openers:
-        raise UserError(f"{path}: expected a file that ends in {', '.join(ENDINGS)}")
-    return openers[path.suffix](path)
 
 
 def open_onnx(path: Path) -> Opened:

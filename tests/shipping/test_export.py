@@ -18,14 +18,15 @@ from kdcore.data.preprocess import Preprocess
 from kdcore.errors import RunError
 from kdcore.evaluation import evaluate
 from kdcore.sections import ExportConfig
-from kdcore.shipping import export, formats
-from kdcore.shipping.export import BOUNDS, export_run
+from kdcore.shipping import formats, writing
+from kdcore.shipping.export import export_run
+from kdcore.shipping.formats import FORMATS, open_file
 from kdcore.shipping.graph import FromPixels
-from kdcore.shipping.opened import Opened, open_file, open_onnx
+from kdcore.shipping.opened import Opened, open_onnx
 from kdcore.shipping.quantize import quantize
 from kdcore.shipping.record import Shipment
 from kdcore.shipping.student import FinishedRun, load_student
-from kdcore.shipping.verify import FIRST_BATCHES, Finding
+from kdcore.shipping.verify import FIRST_BATCHES
 from tests.extras import needed
 from tests.shipping.photos import SIZE
 
@@ -113,7 +114,7 @@ def test_the_other_program_reads_what_kdcore_reads(run: Path) -> None:
 def test_the_record_says_what_the_files_are(exported: tuple[Path, Shipment]) -> None:
     out, shipment = exported
     assert Shipment.load(out) == shipment
-    assert [file.format for file in shipment.files] == list(BOUNDS)
+    assert [file.format for file in shipment.files] == list(FORMATS)
     for file in shipment.files:
         content = (out / file.name).read_bytes()
         assert (file.bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
@@ -175,31 +176,11 @@ def test_eight_bits_are_calibrated_on_training_images_alone(
 
     calibrated: list[str] = []
     monkeypatch.setattr(FileImages, "read", told)
-    monkeypatch.setattr(export, "quantize", watched)
+    monkeypatch.setattr(formats, "quantize", watched)
     export_run(run, ExportConfig(int8=True), _ignore, out=tmp_path)
     assert len(calibrated) == 54
     assert all(name.startswith("train/") for name in calibrated)
     assert any(name.startswith("test/") for name in read)  # it would have been seen
-
-
-@pytest.mark.parametrize(
-    ("format_", "largest", "bound"),
-    [
-        ("onnx", 0.5, 1e-4),
-        ("onnx", 9.9, 1e-4),
-        ("onnx", 500.0, 5e-3),
-        ("torch.export", 0.5, 1e-6),
-        ("torch.export", 500.0, 5e-4),
-        ("onnx int8", 0.5, None),
-    ],
-)
-def test_the_bound_grows_with_logits_that_32_bits_cannot_tell_apart(
-    format_: str, largest: float, bound: float | None
-) -> None:
-    finding = Finding(0.0, largest, None, {})
-    found = export._bound(format_, finding, None)
-    assert found == (None if bound is None else pytest.approx(bound))
-    assert export._bound(format_, finding, 0.25) == (None if bound is None else 0.25)
 
 
 class _Wrong(FromPixels):
@@ -211,7 +192,7 @@ class _Wrong(FromPixels):
 def test_a_file_that_normalises_otherwise_is_refused(
     config: ExportConfig, own_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "shipped", lambda student, image, _: _Wrong(student, image).eval())
+    monkeypatch.setattr(writing, "shipped", lambda student, image, _: _Wrong(student, image).eval())
     with pytest.raises(RunError, match="is not the student: logits of up to"):
         export_run(own_run, config, _ignore)
     assert list((own_run / "export").iterdir()) == []
@@ -225,14 +206,14 @@ def test_a_file_that_was_changed_after_it_was_written_is_refused(
     import onnx
 
     def changed(path: Path, *args: object) -> None:
-        formats.write_onnx(path, *args)  # type: ignore[arg-type]  # as it was called
+        writing.write_onnx(path, *args)  # type: ignore[arg-type]  # as it was called
         model = onnx.load(str(path))
         last = next(each for each in model.graph.initializer if each.dims == [3])
         values = onnx.numpy_helper.to_array(last) + np.float32(2e-4)
         last.CopyFrom(onnx.numpy_helper.from_array(values, last.name))
         onnx.save(model, str(path))
 
-    monkeypatch.setattr(export, "write_onnx", changed)
+    monkeypatch.setattr(formats, "write_onnx", changed)
     with pytest.raises(RunError, match=r"student\.onnx is not the student"):
         export_run(own_run, ONNX, _ignore)
     assert list((own_run / "export").iterdir()) == []
@@ -243,7 +224,7 @@ def test_files_of_before_stay_when_an_export_fails(
 ) -> None:
     export_run(own_run, ONNX, _ignore)
     before = {path.name: path.read_bytes() for path in (own_run / "export").iterdir()}
-    monkeypatch.setattr(formats, "shipped", lambda student, image, _: _Wrong(student, image).eval())
+    monkeypatch.setattr(writing, "shipped", lambda student, image, _: _Wrong(student, image).eval())
     with pytest.raises(RunError):
         export_run(own_run, ONNX, _ignore)
     assert {path.name: path.read_bytes() for path in (own_run / "export").iterdir()} == before
@@ -264,7 +245,7 @@ def test_every_file_is_run_with_one_image_and_with_several(
 
         return replace(opened, run=run)
 
-    monkeypatch.setattr(export, "open_onnx", told)
+    monkeypatch.setattr(formats, "ONNX", replace(formats.ONNX, open=told))
     export_run(own_run, ONNX, _ignore)
     assert set(FIRST_BATCHES) < set(sizes)
     compared = sizes[: sizes.index(32) + 4]

@@ -5,7 +5,8 @@ import pytest
 from kdcore.errors import UserError
 from kdcore.sections import ExportConfig
 from kdcore.shipping import extras
-from kdcore.shipping.extras import check_formats, check_onnx
+from kdcore.shipping.extras import check_onnx
+from kdcore.shipping.formats import check_formats
 
 
 def _without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:

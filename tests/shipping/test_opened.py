@@ -8,8 +8,9 @@ from kdcore.errors import ModelError, UserError
 from kdcore.files import save_weights
 from kdcore.models.tutorial import LightNN
 from kdcore.shipping import extras
-from kdcore.shipping.formats import capture, write_onnx, write_torch
-from kdcore.shipping.opened import open_file, open_student
+from kdcore.shipping.formats import open_file
+from kdcore.shipping.opened import open_student
+from kdcore.shipping.writing import capture, write_onnx, write_torch
 from tests.extras import needed
 from tests.shipping.models import IMAGE, card, images
 

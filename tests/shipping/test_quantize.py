@@ -6,9 +6,9 @@ import torch
 from kdcore.data.images import ArrayImages, LabelledImages
 from kdcore.data.source import DatasetSource, ImageSource
 from kdcore.errors import ModelError
-from kdcore.shipping.formats import capture, write_onnx
-from kdcore.shipping.opened import open_file
+from kdcore.shipping.formats import open_file
 from kdcore.shipping.quantize import CALIBRATION, calibration_samples, quantize
+from kdcore.shipping.writing import capture, write_onnx
 from tests.extras import needed
 from tests.shipping.models import IMAGE, BatchNorm, Words, card, images, lived, pixels
 

@@ -13,11 +13,11 @@ from PIL.Image import Exif
 from kdcore.data.files import FileImages
 from kdcore.data.preprocess import Preprocess
 from kdcore.models.tutorial import LightNN
-from kdcore.shipping.formats import capture, write_onnx
+from kdcore.shipping.formats import open_file
 from kdcore.shipping.graph import of_pixels
-from kdcore.shipping.opened import open_file
 from kdcore.shipping.readme import readme
 from kdcore.shipping.record import Shipment, ShippedFile
+from kdcore.shipping.writing import capture, write_onnx
 from kdcore.tasks import Classification
 from tests.extras import needed
 from tests.shipping.models import card, images
