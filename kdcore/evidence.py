@@ -114,13 +114,16 @@ def table_of(name: str) -> Table:
     return TABLES[name]
 
 
-def experiment_of(name: str, images: Images, *, short: bool = False) -> ComparisonConfig:
+def experiment_of(
+    name: str, images: Images, *, short: bool = False, cache: str | None = None
+) -> ComparisonConfig:
     """Return the comparison that makes a table.
 
     Args:
         name: of the table.
         images: where its images are.
         short: whether to take few images, steps and seeds, to see that it works.
+        cache: where answers are kept, as `[cache]` has it.
 
     Raises:
         ConfigError: there is no such table, or it needs images and was given none.
@@ -141,6 +144,8 @@ def experiment_of(name: str, images: Images, *, short: bool = False) -> Comparis
         tree["data"]["root"] = str(images.root)
     elif images != Images():
         raise ConfigError(f"table {name!r} is of handwritten digits: leave --root and --data out")
+    if cache is not None:
+        override(tree, [f"cache.mode={cache}"])
     if short:
         _shorten(tree)
     return as_comparison(tree, f"table {name}")
@@ -188,8 +193,12 @@ def _trained_once(results: Sequence[RunResult]) -> list[float]:
 
 
 def settings_digest(config: ComparisonConfig) -> str:
-    """Return the hash of a comparison's settings that are not the defaults, but for its place."""
+    """Return the hash of a comparison's settings that are not the defaults.
+
+    Where its images lie and where answers are kept is left out: the numbers are the same.
+    """
     told = config.model_dump(mode="json", exclude_defaults=True)
+    told["cache"] = {key: each for key, each in told.get("cache", {}).items() if key == "dtype"}
     told["data"] = {key: each for key, each in told["data"].items() if key not in ("name", "root")}
     return fingerprint_of_facts(told)
 

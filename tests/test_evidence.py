@@ -76,7 +76,7 @@ def test_the_images_are_cifars_where_nothing_else_is_said() -> None:
 def test_settings_are_told_apart_by_what_is_computed_and_not_by_the_place() -> None:
     strong = experiment_of("strong", FOLDER)
     assert settings_digest(strong) == settings_digest(
-        experiment_of("strong", Images(Path("elsewhere")))
+        experiment_of("strong", Images(Path("elsewhere")), cache="disk")
     )
     assert settings_digest(strong) != settings_digest(experiment_of("strong-30", FOLDER))
 

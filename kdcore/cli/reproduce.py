@@ -22,6 +22,7 @@ def command(
     alone: Annotated[
         bool, typer.Option("--alone", help="Only the student alone, which needs no teacher.")
     ] = False,
+    teacher_cache: options.TeacherCache = None,
     out: Annotated[Path | None, typer.Option(help="Folder for all files.")] = None,
     save: Annotated[
         Path | None, typer.Option(help="Also write the table here, as the documentation reads it.")
@@ -40,7 +41,8 @@ def command(
             typer.echo(f"{name}: {each.title} (recipe {each.recipe}{needs})")
         return
     options.check_file("--save", save)
-    config = evidence.experiment_of(table, evidence.Images(root, data), short=short)
+    images = evidence.Images(root, data)
+    config = evidence.experiment_of(table, images, short=short, cache=teacher_cache)
 
     from rich.console import Console
 
