@@ -43,7 +43,7 @@ from kdcore.sections import (
     TrainConfig,
 )
 from kdcore.selection import load_strategy
-from kdcore.teaching import AverageConfig, EnsembleConfig, TeacherConfig
+from kdcore.teacher_sections import AverageConfig, EnsembleConfig, TeacherConfig
 from kdcore.weights import Moving
 
 PAGE = Path(__file__).parent / "configuration.md"

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from kdcore.adapters import pool_to_narrower as pool_to_narrower
     from kdcore.adapters import regressor as regressor
     from kdcore.adapters import require_maps as require_maps
-    from kdcore.api import Result as Result
-    from kdcore.api import distill as distill
-    from kdcore.comparing import Comparison as Comparison
-    from kdcore.comparing import compare as compare
-    from kdcore.comparing import compare_file as compare_file
+    from kdcore.api.compare import Comparison as Comparison
+    from kdcore.api.compare import compare as compare
+    from kdcore.api.compare import compare_file as compare_file
+    from kdcore.api.distill import Result as Result
+    from kdcore.api.distill import distill as distill
     from kdcore.contract import Adapters as Adapters
     from kdcore.contract import AuxiliaryLoss as AuxiliaryLoss
     from kdcore.contract import Features as Features
@@ -68,8 +68,8 @@ _HOMES = {
         "regressor",
         "require_maps",
     ),
-    "api": ("Result", "distill"),
-    "comparing": ("Comparison", "compare", "compare_file"),
+    "api.distill": ("Result", "distill"),
+    "api.compare": ("Comparison", "compare", "compare_file"),
     "contract": ("Adapters", "AuxiliaryLoss", "Features", "Setup", "Shapes", "State", "Taps"),
     "distiller": ("Distiller", "Losses"),
     "errors": ("KdcoreError", "StrategyError"),

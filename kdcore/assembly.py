@@ -15,9 +15,10 @@ from torch import nn
 
 from kdcore.adapters import FixedAdapter
 from kdcore.contract import Setup
-from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ModelError, TapError
 from kdcore.execution import PLAIN, Execution
+from kdcore.frozen_teacher import AnyTeacher, FrozenTeacher, mean_of, models_of
+from kdcore.hooks import HookCaller, Member
 from kdcore.moving import MovingTeacher, copy_of
 from kdcore.nested import inputs_of, to_device
 from kdcore.part import Part
@@ -27,7 +28,6 @@ from kdcore.sharding import local
 from kdcore.signals import SignalKey, Signals
 from kdcore.survey import EnsembleSurvey, Roles, Survey
 from kdcore.taps import TapRecorder
-from kdcore.teacher import AnyTeacher, FrozenTeacher, mean_of, models_of
 from kdcore.teachers import MovingAverageTeacher, TeacherEnsemble, ensembles_of, title_of
 
 
@@ -115,7 +115,7 @@ class Discovery:
 def discover(
     student: nn.Module,
     teachers: Mapping[str, AnyTeacher],
-    ensemble: Ensemble,
+    hooks: HookCaller,
     samples: tuple[Any, Any],
     setup: Setup,
     seed: int,
@@ -127,7 +127,7 @@ def discover(
     Args:
         student: the model to train.
         teachers: what to learn from, by name.
-        ensemble: the strategies.
+        hooks: the strategies' hooks.
         samples: a few samples as the student, and as the teachers, are given them; see
             `kdcore.nested.inputs_of`.
         setup: what strategies are told.
@@ -149,7 +149,7 @@ def discover(
     surveys = _surveys(student, teachers, own, others, row_shape)
     taps: dict[Member, tuple[Roles, Roles]] = {}
     # All are asked first: what `auto` means is found by running the models.
-    asked_for = {member: ensemble.extract_features(member, setup) for member in ensemble.members}
+    asked_for = {member: hooks.extract_features(member, setup) for member in hooks.members}
     for member, wished in asked_for.items():
         try:
             taps[member] = (
@@ -166,7 +166,7 @@ def discover(
     for member, (asked, told) in taps.items():
         shapes = learner.shapes(asked), surveys[member.teacher].shapes(told)
         with isolated(seed, member.label, "adapters"):
-            adapters = ensemble.adapt_shapes(member, setup, *shapes)
+            adapters = hooks.adapt_shapes(member, setup, *shapes)
         process = ("process", rank) if (rank := here().rank) else ()
         generator = stream(seed, member.label, "loss", *process, device=device)
         part = Part(member, asked, told, shapes, adapters, generator, precision)

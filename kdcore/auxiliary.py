@@ -1,6 +1,6 @@
 """The losses of a run's strategies in one forward pass: each asked for its own, and watched.
 
-What a loss may be, and by what it is divided, is in `answers`.
+What a loss may be, and by what it is divided, is in `loss_rules`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kdcore.answers import PerWhat, labelled, nothing_changed, nothing_remembered
 from kdcore.contract import AuxiliaryLoss, Setup
-from kdcore.ensemble import Ensemble
 from kdcore.errors import UserError
+from kdcore.hooks import HookCaller
+from kdcore.loss_rules import PerWhat, labelled, nothing_changed, nothing_remembered
 from kdcore.part import Part
 from kdcore.signals import Signals
 from kdcore.taps import Observation
@@ -46,16 +46,16 @@ class AuxiliaryLosses:
     """Asks strategies for their losses.
 
     Args:
-        ensemble: the strategies.
+        hooks: the strategies.
         task: the student's.
 
     Attributes:
         per: whether each loss is by sample or by row, as far as it is known.
     """
 
-    def __init__(self, ensemble: Ensemble, task: Task) -> None:
+    def __init__(self, hooks: HookCaller, task: Task) -> None:
         self.per = PerWhat()
-        self._ensemble = ensemble
+        self._hooks = hooks
         self._task = task
 
     def of(self, part: Part, told: Told, here: Counts) -> Iterator[tuple[str, Tensor]]:
@@ -99,7 +99,7 @@ class AuxiliaryLosses:
     def _asked(self, part: Part, told: Told, heard: Signals) -> AuxiliaryLoss:
         member, indices = part.member, told.indices
         if indices is None:
-            if self._ensemble.wants(member, "indices"):
+            if self._hooks.wants(member, "indices"):
                 raise UserError(
                     f"strategy {member.label!r} asks for indices: pass indices=, each "
                     "sample's index in the training set"
@@ -108,7 +108,7 @@ class AuxiliaryLosses:
         student = part.student_features(told.seen.activations, told.seen.output)
         teacher = part.teacher_features(heard)
         with nothing_changed(member, student, teacher, part.state, told.targets, indices):
-            return self._ensemble.compute_auxiliary_loss(
+            return self._hooks.compute_auxiliary_loss(
                 member,
                 setup=told.setup,
                 student=student,

@@ -20,6 +20,7 @@ from kdcore.catalog import own_version
 from kdcore.errors import ConfigError, UserError
 from kdcore.files import size_text
 from kdcore.fingerprint import fingerprint_of_facts, machine_facts
+from kdcore.frozen_teacher import FrozenTeacher
 from kdcore.listening import (
     Arrays,
     JoinedSignals,
@@ -36,7 +37,6 @@ from kdcore.sharding import is_spread
 from kdcore.signals import SignalKey
 from kdcore.store import Slot, Store
 from kdcore.taps import TapAddress
-from kdcore.teacher import FrozenTeacher
 from kdcore.teachers import TEACHER, title_of
 
 

@@ -13,7 +13,6 @@ from kdcore.configfile import as_toml
 from kdcore.context import RunContext
 from kdcore.distiller import Distiller
 from kdcore.experiment import ComparisonConfig, Experiment, StageConfig
-from kdcore.faculty import Teacher, run_teachers, teacher_rows
 from kdcore.files import write_bytes
 from kdcore.fingerprint import digest_of
 from kdcore.job import STUDENT, RunResult
@@ -22,6 +21,7 @@ from kdcore.models.build import code_of
 from kdcore.run import run_student
 from kdcore.statistics import Summary, summarise
 from kdcore.tasks import Metric
+from kdcore.teacher_runs import Teacher, run_teachers, teacher_rows
 from kdcore.teachers import TEACHER, title_of
 from kdcore.weights import weight_text
 

@@ -40,8 +40,8 @@ from kdcore.selection import select
 from kdcore.sharding import spread
 from kdcore.task_kinds import task_of
 from kdcore.tasks import Task
+from kdcore.teacher_sections import AnyTeacherConfig, TeacherConfig, ensembles_in
 from kdcore.teachers import TEACHER, needed, title_of
-from kdcore.teaching import AnyTeacherConfig, TeacherConfig, ensembles_in
 from kdcore.tensorboard import check_installed
 
 TRIED_SAMPLES = 8

@@ -1,6 +1,6 @@
 """The one module that holds student, adapters and strategies, and computes all losses.
 
-It knows the hooks through the ensemble, and nothing of batches, optimizers or epochs beyond what
+It knows the hooks through their caller, and nothing of batches, optimizers or epochs beyond what
 strategies are told. Methods are elsewhere: the core knows none.
 """
 
@@ -12,16 +12,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from kdcore.answers import mean
 from kdcore.assembly import Assembly, arm, discover
 from kdcore.auxiliary import AuxiliaryLosses, Told
 from kdcore.catalog import Catalog
 from kdcore.contract import Setup
 from kdcore.devices import device_of
-from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ConfigError, ModelError, StrategyError
 from kdcore.execution import PLAIN, Execution
 from kdcore.freezing import Frozen
+from kdcore.frozen_teacher import AnyTeacher, FrozenTeacher, named
+from kdcore.hooks import HookCaller, Member
+from kdcore.loss_rules import mean
 from kdcore.moving import MovingTeacher
 from kdcore.nested import in_precision, inputs_of
 from kdcore.part import Part
@@ -29,7 +30,6 @@ from kdcore.selection import Entry, agreed_task_weight, select
 from kdcore.signals import Signals
 from kdcore.taps import logits_of
 from kdcore.tasks import Classification, Counts, Mixed, Task
-from kdcore.teacher import AnyTeacher, FrozenTeacher, named
 from kdcore.teachers import TeacherEnsemble, check_teachers, ensembles_of, needed
 from kdcore.weights import Moving, weight_at
 
@@ -124,8 +124,8 @@ class Distiller(nn.Module):
         self.task_weight = agreed_task_weight(members) if task_weight is None else task_weight
         self.epoch = 0
         self.step = 0
-        self._ensemble = Ensemble(members, wrappers)
-        self._auxiliary = AuxiliaryLosses(self._ensemble, self.task)
+        self._hooks = HookCaller(members, wrappers)
+        self._auxiliary = AuxiliaryLosses(self._hooks, self.task)
         self._frozen = Frozen.but(student, trainable)
         if teacher_sample_input is None:
             teacher_sample_input = sample_input
@@ -133,7 +133,7 @@ class Distiller(nn.Module):
             discover(
                 student,
                 teachers,
-                self._ensemble,
+                self._hooks,
                 (sample_input, teacher_sample_input),
                 (setup or Setup()).with_task(self.task.kind),
                 seed,
@@ -160,7 +160,7 @@ class Distiller(nn.Module):
     @property
     def members(self) -> tuple[Member, ...]:
         """The strategies of this run, in their order."""
-        return self._ensemble.members
+        return self._hooks.members
 
     @property
     def automatic_taps(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:

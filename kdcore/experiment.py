@@ -24,8 +24,8 @@ from kdcore.sections import (
     TaskConfig,
     TrainConfig,
 )
+from kdcore.teacher_sections import AnyTeacherConfig, TeacherConfig, check_all_teach, check_names
 from kdcore.teachers import TEACHER, title_of
-from kdcore.teaching import AnyTeacherConfig, TeacherConfig, check_all_teach, check_names
 from kdcore.validation import describe_validation
 from kdcore.weights import Weight
 

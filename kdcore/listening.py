@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from kdcore.data.source import Batch
+from kdcore.frozen_teacher import FrozenTeacher
 from kdcore.nested import in_precision, inputs_of
 from kdcore.signals import LOGITS, Signals
-from kdcore.teacher import FrozenTeacher
 
 T = TypeVar("T")
 Teachers = Mapping[str, FrozenTeacher]

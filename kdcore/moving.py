@@ -9,9 +9,9 @@ from torch import nn
 
 from kdcore.averaging import averaged, copied, follow
 from kdcore.errors import ModelError
+from kdcore.frozen_teacher import FrozenTeacher
 from kdcore.processes import here
 from kdcore.signals import Signals
-from kdcore.teacher import FrozenTeacher
 
 
 def copy_of(student: nn.Module, where: str) -> nn.Module:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from kdcore.adapters import FixedAdapter, canonical_of
 from kdcore.contract import Adapters, Features, ModuleLike, Shapes, State
-from kdcore.ensemble import Member
 from kdcore.errors import StrategyError, unknown
+from kdcore.hooks import Member
 from kdcore.nested import in_precision
 from kdcore.signals import SignalKey, Signals
 from kdcore.survey import Roles

@@ -1,6 +1,6 @@
 """How an ensemble of teachers does: its members on the same samples, each as it is given them.
 
-How an ensemble teaches is in `teacher`.
+How an ensemble teaches is in `frozen_teacher`.
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from kdcore.data.source import Batch, Source
 from kdcore.evaluation import evaluate
+from kdcore.frozen_teacher import mean_of
 from kdcore.nested import inputs_of
 from kdcore.signals import Signals
 from kdcore.taps import logits_of, run_model
 from kdcore.tasks import Task
-from kdcore.teacher import mean_of
 from kdcore.teachers import TeacherEnsemble
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from kdcore.data.prepared import PreparedData
 from kdcore.data.preprocess import Preprocess
 from kdcore.distiller import Distiller
-from kdcore.ensemble import Member
 from kdcore.experiment import Experiment, RunConfig, StageConfig, StrategyConfig
+from kdcore.hooks import Member
+from kdcore.teacher_sections import TeacherConfig
 from kdcore.teachers import TEACHER
-from kdcore.teaching import TeacherConfig
 
 
 def resolve(

@@ -1,6 +1,6 @@
 """Students of an experiment: from a seed to a folder of files.
 
-Their teachers are in `faculty`, what all runs share in `context`. How they are compared is in
+Their teachers are in `teacher_runs`, what all runs share in `context`. How they are compared is in
 `comparison`.
 """
 
@@ -14,7 +14,6 @@ from kdcore.configfile import as_toml
 from kdcore.context import RunContext
 from kdcore.evaluation import evaluate
 from kdcore.experiment import StageConfig
-from kdcore.faculty import Teacher
 from kdcore.files import save_weights, write_bytes
 from kdcore.fingerprint import fingerprint_of, source_of
 from kdcore.history import History
@@ -22,7 +21,8 @@ from kdcore.job import BEST_WEIGHTS, CONFIG, OUTCOME, STUDENT, STUDENT_WEIGHTS, 
 from kdcore.models.build import code_of
 from kdcore.resolved import resolve, resolve_stage
 from kdcore.stages import through_stages
-from kdcore.teaching import AnyTeacherConfig, TeacherConfig
+from kdcore.teacher_runs import Teacher
+from kdcore.teacher_sections import AnyTeacherConfig, TeacherConfig
 from kdcore.training import Lesson, finished_before, train_job
 
 

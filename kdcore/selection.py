@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from torch import nn
 
 from kdcore.catalog import UNPACKAGED, Catalog, Origin, printable
-from kdcore.ensemble import Member
 from kdcore.errors import CatalogError, ConfigError, unknown
 from kdcore.experiment import StrategyConfig
+from kdcore.hooks import Member
 from kdcore.imports import FILE, from_file
 from kdcore.strategy import API_VERSION, RESERVED, Strategy
 from kdcore.teachers import ALL_TEACHERS

@@ -15,7 +15,6 @@ from kdcore import comparison, report
 from kdcore.catalog import Catalog
 from kdcore.context import Resume, RunContext
 from kdcore.experiment import ComparisonConfig, Experiment, RunConfig
-from kdcore.faculty import run_teachers, teacher_rows
 from kdcore.interruption import Interruption
 from kdcore.job import CONFIG, STUDENT, RunResult
 from kdcore.joblist import Student
@@ -23,6 +22,7 @@ from kdcore.processes import here, joined
 from kdcore.run import run_student
 from kdcore.shipping.choice import Attempt, attempt
 from kdcore.shipping.formats import check_formats
+from kdcore.teacher_runs import run_teachers, teacher_rows
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What a teacher says of a batch, and by what names it is found again.
 
-How it is computed is in `teacher`, where it is kept in `cache`; nobody downstream knows which.
+How it is computed is in `frozen_teacher`, where it is kept in `cache`; nobody downstream knows
+which.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

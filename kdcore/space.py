@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import annotated_types
 from pydantic.fields import FieldInfo
 
-from kdcore.ensemble import Member
 from kdcore.errors import ConfigError
 from kdcore.experiment import StageConfig
+from kdcore.hooks import Member
 from kdcore.selection import agreed_task_weight
 from kdcore.strategy import Strategy, StrategySettings, tap_settings
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from kdcore.context import RunContext
 from kdcore.experiment import StageConfig
-from kdcore.faculty import Teacher
+from kdcore.teacher_runs import Teacher
 from kdcore.training import Lesson
 
 T = TypeVar("T")

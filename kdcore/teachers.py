@@ -1,6 +1,6 @@
 """Teachers by name: what they may be called, and what those are that are no model of their own.
 
-How teachers are asked is in `teacher`, how an average follows its student in `moving`.
+How teachers are asked is in `frozen_teacher`, how an average follows its student in `moving`.
 """
 
 import math

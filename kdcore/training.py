@@ -1,6 +1,6 @@
 """How the training of a job is carried out: found finished, or trained, shown, logged and saved.
 
-Whose training it is, is decided in `faculty` and `run`.
+Whose training it is, is decided in `teacher_runs` and `run`.
 """
 
 from collections.abc import Iterator, Mapping

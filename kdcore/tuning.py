@@ -18,7 +18,6 @@ from kdcore.automatic import find
 from kdcore.catalog import own_version
 from kdcore.comparison import rehearse
 from kdcore.context import RunContext
-from kdcore.ensemble import Member
 from kdcore.errors import (
     ConfigError,
     Interrupted,
@@ -28,9 +27,9 @@ from kdcore.errors import (
     unknown,
 )
 from kdcore.experiment import CandidateConfig, ComparisonConfig, StageConfig
-from kdcore.faculty import Teacher, run_teachers
 from kdcore.files import locked, write_json
 from kdcore.fingerprint import fingerprint_of, fingerprint_of_facts, source_of
+from kdcore.hooks import Member
 from kdcore.job import STUDENT
 from kdcore.joblist import students
 from kdcore.models.build import code_of
@@ -40,6 +39,7 @@ from kdcore.selection import select
 from kdcore.space import Dimension, Value
 from kdcore.stages import through_stages
 from kdcore.tasks import Metric
+from kdcore.teacher_runs import Teacher, run_teachers
 from kdcore.teachers import TEACHER
 from kdcore.trainer import train
 from kdcore.training import Lesson, signals_of

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from kdcore.arrays import ArraySpec
 from kdcore.asking import ROUNDING, Request, agrees, apart, ask_all, specs_of
 from kdcore.data.source import Batch, Source
+from kdcore.frozen_teacher import FrozenTeacher
 from kdcore.listening import LiveSignals
 from kdcore.signals import SignalKey
 from kdcore.taps import TapAddress
-from kdcore.teacher import FrozenTeacher
 
 CPU = torch.device("cpu")
 X = torch.linspace(-1, 1, 33).reshape(11, 3)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from kdcore.assembly import Assembly, arm, discover
 from kdcore.contract import Adapters, Features, Setup, Shapes, Taps
-from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ModelError, StrategyError, TapError
+from kdcore.hooks import HookCaller, Member
 from kdcore.hookspecs import hookimpl
 from kdcore.losses import squared_error
 from kdcore.strategy import Strategy, StrategySettings
@@ -94,7 +94,7 @@ def _assemble(
     found = discover(
         student or Net(),
         {"teacher": Net(8)} if teachers is None else teachers,
-        Ensemble(members),
+        HookCaller(members),
         (sample, sample),
         setup or Setup(),
         seed,

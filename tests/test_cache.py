@@ -13,11 +13,11 @@ from kdcore.asking import Identity, Request
 from kdcore.cache import SignalCache, answers_for, default_folder, open_store
 from kdcore.data.source import Batch, DatasetSource, Source
 from kdcore.errors import ConfigError
+from kdcore.frozen_teacher import FrozenTeacher
 from kdcore.listening import KeptSignals, LiveSignals, SignalSource
 from kdcore.sections import CacheConfig
 from kdcore.signals import SignalKey
 from kdcore.taps import TapAddress
-from kdcore.teacher import FrozenTeacher
 
 CPU = torch.device("cpu")
 TAP = SignalKey(TapAddress("0"))

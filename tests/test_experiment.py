@@ -15,7 +15,7 @@ from kdcore.experiment import (
     StrategyConfig,
 )
 from kdcore.sections import AugmentConfig, DataConfig, ModelConfig, TrainConfig
-from kdcore.teaching import TeacherConfig
+from kdcore.teacher_sections import TeacherConfig
 from kdcore.validation import describe_validation
 
 CANDIDATE: dict[str, Any] = {"label": "a", "strategies": [{"name": "a"}]}

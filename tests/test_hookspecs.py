@@ -7,7 +7,7 @@ from typing import get_type_hints
 import pytest
 
 from kdcore.contract import Adapters, AuxiliaryLoss, Taps
-from kdcore.ensemble import Ensemble
+from kdcore.hooks import HookCaller
 from kdcore.hookspecs import HOOKS, PROJECT, Hooks, hookimpl
 
 
@@ -69,7 +69,7 @@ def test_a_hook_says_the_type_of_its_answer(hook: str, answer: object) -> None:
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_the_facade_is_given_what_the_specification_names(hook: str) -> None:
-    facade = set(inspect.signature(getattr(Ensemble, hook)).parameters) - {"self", "member"}
+    facade = set(inspect.signature(getattr(HookCaller, hook)).parameters) - {"self", "member"}
     # The label is the member's own.
     assert facade == {parameter.name for parameter in _parameters(hook)} - {"label"}
 

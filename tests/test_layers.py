@@ -168,7 +168,7 @@ def function():
         def method(self):
             import kdcore.part as part
 if TYPE_CHECKING:
-    from kdcore.api import distill
+    from kdcore.api.distill import distill
 """
     modules = ["kdcore.cli.run", "kdcore.cli.options"]
     assert set(_imports(ast.parse(source), modules)) == {
@@ -178,7 +178,7 @@ if TYPE_CHECKING:
         "kdcore.cli.options",
         "kdcore.taps",
         "kdcore.part",
-        "kdcore.api",
+        "kdcore.api.distill",
     }
 
 

@@ -6,10 +6,10 @@ from torch import nn
 
 from kdcore.adapters import AveragePool
 from kdcore.data.source import Batch
+from kdcore.frozen_teacher import FrozenTeacher
 from kdcore.listening import KeptSignals, LiveSignals, array_name, restored, stored
 from kdcore.signals import SignalKey, Signals
 from kdcore.taps import TapAddress
-from kdcore.teacher import FrozenTeacher
 
 CPU = torch.device("cpu")
 TAP = SignalKey(TapAddress("0"))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.errors import ModelError
+from kdcore.frozen_teacher import FrozenTeacher
 from kdcore.moving import MovingTeacher, copy_of
-from kdcore.teacher import FrozenTeacher
 
 X = torch.linspace(-1, 1, 12).reshape(3, 4)
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from kdcore.adapters import AveragePool, Flatten
 from kdcore.contract import Adapters, ByRole, Features, Shapes
-from kdcore.ensemble import Member
 from kdcore.errors import StrategyError
+from kdcore.hooks import Member
 from kdcore.hookspecs import hookimpl
 from kdcore.part import Part
 from kdcore.signals import SignalKey, Signals

@@ -16,11 +16,11 @@ from kdcore.configfile import as_comparison, as_run, read_file
 from kdcore.context import RunContext
 from kdcore.data.preprocess import Preprocess
 from kdcore.errors import ConfigError, ModelError, StrategyError
-from kdcore.faculty import run_teacher
 from kdcore.job import CONFIG, STUDENT_WEIGHTS
 from kdcore.models.from_torchvision import TorchvisionOffer
 from kdcore.models.tutorial import LightNN
 from kdcore.run import run_student
+from kdcore.teacher_runs import run_teacher
 from tests.models.offered import offer_weights
 
 NAME = "torchvision/shufflenet_v2_x0_5"
@@ -284,7 +284,7 @@ def test_a_map_is_a_part_of_who_a_teacher_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Of what a model says of a few inputs, a map that moves a rare class may change nothing.
-    monkeypatch.setattr("kdcore.faculty.fingerprint_of", lambda *_: "the same")
+    monkeypatch.setattr("kdcore.teacher_runs.fingerprint_of", lambda *_: "the same")
     identities = set()
     for first in (1, 2):
         class_map = {str(digit): 10 * digit + first for digit in range(10)}

@@ -12,13 +12,13 @@ from kdcore.context import RunContext
 from kdcore.data.source import ImageSource
 from kdcore.errors import CatalogError, DataError, ModelError, UserError
 from kdcore.experiment import RunConfig, StageConfig
-from kdcore.faculty import run_teacher, run_teachers
 from kdcore.fingerprint import digest_of, fingerprint_of
 from kdcore.job import BEST_WEIGHTS, CONFIG, METRICS, RESULT, STUDENT_WEIGHTS
 from kdcore.models.build import Built
 from kdcore.models.tutorial import LightNN
 from kdcore.outcome import Outcome
 from kdcore.run import run_student
+from kdcore.teacher_runs import run_teacher, run_teachers
 
 SMALL = (
     "teacher.model=lightnn",

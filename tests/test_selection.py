@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from kdcore.catalog import UNPACKAGED, Catalog
 from kdcore.contract import Features
 from kdcore.distiller import Distiller
-from kdcore.ensemble import Member
 from kdcore.errors import CatalogError, ConfigError
 from kdcore.experiment import StrategyConfig
+from kdcore.hooks import Member
 from kdcore.hookspecs import hookimpl
 from kdcore.selection import agreed_task_weight, load_strategy, select
 from kdcore.strategy import Recommended, Strategy, StrategySettings

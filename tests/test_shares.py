@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdcore.api import distill
+from kdcore.api.distill import distill
 from kdcore.contract import Features
 from kdcore.distiller import Distiller
 from kdcore.hookspecs import hookimpl

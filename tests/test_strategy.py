@@ -9,8 +9,8 @@ import pluggy
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ConfigError, StrategyError
+from kdcore.hooks import HookCaller, Member
 from kdcore.hookspecs import HOOKS, PROJECT, Hooks, hookimpl
 from kdcore.strategy import (
     RESERVED,
@@ -226,7 +226,7 @@ def test_an_override_without_the_marker_that_comes_from_a_mixin_is_refused_in_a_
 
     mixed = _class("Mixed", Mixin, Marked)()
     with pytest.raises(StrategyError, match=r"'mixed' \(Mixed, .*compute_auxiliary_loss is not"):
-        Ensemble([Member("mixed", mixed, 1.0, "teacher")])
+        HookCaller([Member("mixed", mixed, 1.0, "teacher")])
 
 
 @pytest.mark.parametrize("key", RESERVED)
@@ -265,7 +265,7 @@ def test_settings_that_would_let_unknown_keys_pass_are_refused_when_the_class_is
 def test_a_strategy_that_is_made_a_dataclass_is_refused_in_a_run() -> None:
     made: type[Strategy] = dataclass(_class("Made", compute_auxiliary_loss=hookimpl(lambda _: 1.0)))
     with pytest.raises(StrategyError, match="defines __eq__"):
-        Ensemble([Member("made", made(), 1.0, "teacher")])
+        HookCaller([Member("made", made(), 1.0, "teacher")])
 
 
 # Instances

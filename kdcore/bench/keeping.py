@@ -19,11 +19,11 @@ from kdcore.bench.measure import Result, interleave, ratios, timed
 from kdcore.bench.work import Settings
 from kdcore.cache import SignalCache, open_store
 from kdcore.data.source import Batch, Source
+from kdcore.frozen_teacher import FrozenTeacher
 from kdcore.listening import SignalSource
 from kdcore.sections import CacheConfig
 from kdcore.signals import SignalKey
 from kdcore.taps import TapAddress
-from kdcore.teacher import FrozenTeacher
 
 STATUS = Path("/proc/self/status")
 CPU = torch.device("cpu")

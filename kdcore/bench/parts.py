@@ -15,8 +15,8 @@ from kdcore.bench.work import Settings, Work
 from kdcore.contract import Features, Setup, State
 from kdcore.data.augment import Augment
 from kdcore.data.source import ImageSource
-from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import RunError
+from kdcore.hooks import HookCaller, Member
 from kdcore.hookspecs import hookimpl
 from kdcore.sections import AugmentConfig
 from kdcore.strategy import Strategy
@@ -46,14 +46,14 @@ class Constant(Strategy):
 def dispatch(settings: Settings, count: int = 3) -> Result:
     """Measure what asking so many strategies for their losses takes, a step."""
     members = [Member(f"constant{number}", Constant(), 1.0, "teacher") for number in range(count)]
-    ensemble, setup, state = Ensemble(members), Setup(), State({})
+    hooks, setup, state = HookCaller(members), Setup(), State({})
     features = Features({}, torch.zeros(1, 1))
     indices, generator = torch.zeros(1, dtype=torch.int64), torch.Generator()
 
     def steps() -> None:
         for step in range(CALLS):
             for member in members:
-                ensemble.compute_auxiliary_loss(
+                hooks.compute_auxiliary_loss(
                     member,
                     setup=setup,
                     student=features,

@@ -112,7 +112,7 @@ def build_command(
 
     from kdcore.context import RunContext
     from kdcore.experiment import ComparisonConfig
-    from kdcore.faculty import keep_answers
+    from kdcore.teacher_runs import keep_answers
 
     console = Console(highlight=False, emoji=False)
     context = RunContext(config, out or options.OUT / file.stem, console)

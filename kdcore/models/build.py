@@ -1,6 +1,6 @@
 """From the name of a model to the model, with the classes of the data.
 
-What libraries offer by name is in the modules called `from_`, where its logits are in `answer`.
+What libraries offer by name is in the modules called `from_`, where its logits are in `logits`.
 """
 
 import inspect
@@ -20,18 +20,18 @@ from kdcore.files import load_weights, read_weights
 from kdcore.fingerprint import source_of
 from kdcore.imports import imported
 from kdcore.losses import CLASSLESS
-from kdcore.models.answer import Answer, answer_with, groups_of
 from kdcore.models.cifar import FAMILIES, own_name
 from kdcore.models.from_huggingface import HuggingFaceOffer
 from kdcore.models.from_timm import TimmOffer
 from kdcore.models.from_torchvision import TorchvisionOffer
+from kdcore.models.logits import LogitsRule, give_logits, groups_of
 from kdcore.models.offer import Offer, fill
 from kdcore.models.tutorial import DeepNN, LightNN
 from kdcore.probe import evaluating
 from kdcore.sections import HF, RANDOM, TIMM, TORCHVISION, ModelConfig
 from kdcore.taps import logits_of, run_model
 from kdcore.tasks import Task
-from kdcore.teaching import TeacherConfig
+from kdcore.teacher_sections import TeacherConfig
 
 _OWN: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {"deepnn": DeepNN, "lightnn": LightNN, **FAMILIES}
@@ -169,7 +169,7 @@ def build(
         built = replace(built, head="mapped")
     if config.output is not None or groups is not None or built.head == "other":
         hidden = built.head == "other"
-        answer_with(built.model, Answer(where, config.output or "", groups, hidden=hidden))
+        give_logits(built.model, LogitsRule(where, config.output or "", groups, hidden=hidden))
     _check_fits(built, classes, given, f"{where} {config.model!r}", task)
     return built
 

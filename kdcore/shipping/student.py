@@ -20,7 +20,7 @@ from kdcore.models.build import build_model
 from kdcore.sections import AugmentConfig
 from kdcore.task_kinds import task_of
 from kdcore.tasks import Task
-from kdcore.teaching import TeacherConfig
+from kdcore.teacher_sections import TeacherConfig
 
 COMPARISON = "comparison.toml"
 

@@ -11,8 +11,8 @@ import pytest
 
 from kdcore.bench import parts
 from kdcore.bench.work import Settings
-from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import RunError
+from kdcore.hooks import HookCaller, Member
 
 
 def _said(code: str, *arguments: str, path: Path | None = None) -> str:
@@ -47,18 +47,18 @@ def test_start_up_is_told_in_seconds_and_beside_python_alone(
 
 def test_hooks_are_asked_as_often_as_is_divided_by(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    ask = Ensemble.compute_auxiliary_loss
+    ask = HookCaller.compute_auxiliary_loss
 
-    def counting(ensemble: Ensemble, member: Member, **rest: Any) -> object:
+    def counting(hooks: HookCaller, member: Member, **rest: Any) -> object:
         asked.append(member.label)
-        return ask(ensemble, member, **rest)
+        return ask(hooks, member, **rest)
 
     def timed(work: Callable[[], object]) -> float:
         work()
         return 1.0
 
     monkeypatch.setattr(parts, "CALLS", 5)
-    monkeypatch.setattr(Ensemble, "compute_auxiliary_loss", counting)
+    monkeypatch.setattr(HookCaller, "compute_auxiliary_loss", counting)
     monkeypatch.setattr(parts, "timed", timed)
     result = parts.dispatch(Settings(repeats=1))
     # Three strategies, five steps; a round goes before the one that counts.

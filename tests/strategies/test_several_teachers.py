@@ -20,10 +20,10 @@ from kdcore.data.preprocess import Preprocess
 from kdcore.data.source import ImageSource
 from kdcore.errors import ConfigError, DataError, Interrupted, ModelError, TapError
 from kdcore.execution import Execution
+from kdcore.frozen_teacher import AnyTeacher
 from kdcore.interruption import Interruption
 from kdcore.saving import Saver
 from kdcore.sections import AugmentConfig, CacheConfig, CheckpointConfig, TrainConfig
-from kdcore.teacher import AnyTeacher
 from kdcore.testing import small_student
 from kdcore.trainer import train
 

@@ -10,13 +10,13 @@ from torch import nn
 
 from kdcore.configfile import as_run
 from kdcore.context import RunContext
-from kdcore.faculty import run_teachers
 from kdcore.files import load_weights, save_weights
 from kdcore.job import STUDENT_WEIGHTS
 from kdcore.models.tutorial import LightNN
 from kdcore.processes import Processes, joined
 from kdcore.run import run_student
 from kdcore.sharding import is_spread, local
+from kdcore.teacher_runs import run_teachers
 
 MODES = ("off", "memory", "disk", "disk again")
 

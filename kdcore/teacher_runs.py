@@ -28,8 +28,8 @@ from kdcore.nested import to_device
 from kdcore.pooling import scores_of
 from kdcore.probe import trace
 from kdcore.tasks import Task
+from kdcore.teacher_sections import EnsembleConfig, TeacherConfig
 from kdcore.teachers import TEACHER, title_of
-from kdcore.teaching import EnsembleConfig, TeacherConfig
 from kdcore.training import Lesson, finished_before, signals_of, train_job
 
 OUTCOMES = "teachers"

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from kdcore.configfile import as_run
 from kdcore.context import RunContext
-from kdcore.faculty import keep_answers, run_teacher, run_teachers, teacher_rows
 from kdcore.fingerprint import digest_of
 from kdcore.models.tutorial import LightNN
+from kdcore.teacher_runs import keep_answers, run_teacher, run_teachers, teacher_rows
 
 TREE: dict[str, Any] = {
     "device": "cpu",

@@ -8,8 +8,8 @@ import pytest
 from kdcore.configfile import as_comparison, as_run, as_toml
 from kdcore.errors import ConfigError
 from kdcore.experiment import RunConfig
+from kdcore.teacher_sections import AverageConfig, EnsembleConfig, TeacherConfig
 from kdcore.teachers import MovingAverageTeacher, TeacherEnsemble
-from kdcore.teaching import AverageConfig, EnsembleConfig, TeacherConfig
 
 TEACHERS: dict[str, Any] = {
     "big": {"model": "deepnn", "image_size": 16},

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from kdcore.adapters import AveragePool
 from kdcore.errors import TapError
+from kdcore.frozen_teacher import FrozenTeacher
 from kdcore.signals import SignalKey, Signals
 from kdcore.taps import TapAddress
-from kdcore.teacher import FrozenTeacher
 
 HIDDEN = SignalKey(TapAddress("1"))
 X = torch.linspace(-2.0, 2.0, 40).reshape(10, 4)

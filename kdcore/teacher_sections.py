@@ -1,6 +1,6 @@
 """Who teaches in an experiment: the sections [teacher] and [teachers.NAME], checked as a whole.
 
-What strategies learn from whom is in their entries; how teachers come about is in `faculty`.
+What strategies learn from whom is in their entries; how teachers come about is in `teacher_runs`.
 """
 
 import re

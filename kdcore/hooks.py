@@ -47,7 +47,7 @@ class Member:
         return f"strategy {self.label!r} ({type(self.strategy).__name__}, {self.origin})"
 
 
-class Ensemble:
+class HookCaller:
     """The members of one run, and the wrappers that a user put around their hooks.
 
     Args:

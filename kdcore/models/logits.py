@@ -17,7 +17,7 @@ ClassMap = Mapping[str, "int | str | Sequence[int | str]"]
 """By class of the data, which class of the teacher it is, or which several: indices or names."""
 
 
-class Answer:
+class LogitsRule:
     """Turns what a model returns into its logits.
 
     Args:
@@ -88,7 +88,7 @@ class Answer:
         return getattr(now, step)
 
 
-def answer_with(model: nn.Module, answer: Answer) -> None:
+def give_logits(model: nn.Module, answer: LogitsRule) -> None:
     """Have a model return its logits."""
     model.register_forward_hook(answer)
 

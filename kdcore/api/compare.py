@@ -1,6 +1,6 @@
 """A comparison in one call, of models and data at hand or of an experiment's file.
 
-What is compared how is in `comparison`; one training in one call is in `api`.
+What is compared how is in `comparison`; one training in one call is in `distill`.
 """
 
 import copy
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from kdcore import configfile, report
-from kdcore.api import Data, Kept, Result, Training, source_of_data, task_for, training_of
+from kdcore.api.distill import Data, Kept, Result, Training, source_of_data, task_for, training_of
 from kdcore.asking import Identity
 from kdcore.cache import SignalCache
 from kdcore.comparison import Row, table
@@ -26,12 +26,12 @@ from kdcore.errors import ConfigError, ModelError
 from kdcore.evaluation import evaluate
 from kdcore.fingerprint import digest_of, structure_of
 from kdcore.frames import as_html, frame
+from kdcore.frozen_teacher import AnyTeacher, models_of, named
 from kdcore.job import STUDENT, RunResult
 from kdcore.sections import CacheConfig
 from kdcore.selection import Entry, select
 from kdcore.session import Session
 from kdcore.tasks import Task
-from kdcore.teacher import AnyTeacher, models_of, named
 from kdcore.teachers import TEACHER, TeacherEnsemble, needed, title_of
 from kdcore.weights import Moving
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.errors import ModelError
-from kdcore.models.answer import Answer, answer_with, groups_of
+from kdcore.models.logits import LogitsRule, give_logits, groups_of
 from kdcore.taps import OtherClasses, logits_of
 
 LOGITS = torch.tensor([[1.0, 2.0, 0.5, -1.0]])
@@ -38,7 +38,7 @@ class Returns(nn.Module):
 )
 def test_the_part_that_is_named_is_what_the_model_returns(output: Any, part: str) -> None:
     model = Returns(output)
-    answer_with(model, Answer("student", part))
+    give_logits(model, LogitsRule("student", part))
     assert model(torch.zeros(1)) is LOGITS
 
 
@@ -54,14 +54,14 @@ def test_the_part_that_is_named_is_what_the_model_returns(output: Any, part: str
 )
 def test_a_part_that_is_not_there_is_refused(output: Any, part: str, said: str) -> None:
     model = Returns(output)
-    answer_with(model, Answer("student", part))
+    give_logits(model, LogitsRule("student", part))
     with pytest.raises(ModelError, match=said):
         model(torch.zeros(1))
 
 
 def test_classes_that_are_made_up_of_several_have_the_logit_of_any_of_them() -> None:
     model = Returns(LOGITS)
-    answer_with(model, Answer("teacher", "", [[3], [0, 1]]))
+    give_logits(model, LogitsRule("teacher", "", [[3], [0, 1]]))
     found = model(torch.zeros(1))
     assert found[0, 0] == -1.0
     assert float(found[0, 1]) == pytest.approx(
@@ -75,7 +75,7 @@ def test_classes_that_are_made_up_of_several_have_the_logit_of_any_of_them() -> 
 
 def test_logits_of_other_classes_are_none_of_the_datas() -> None:
     model = Returns(LOGITS)
-    answer_with(model, Answer("teacher", hidden=True))
+    give_logits(model, LogitsRule("teacher", hidden=True))
     output = model(torch.zeros(1))
     assert isinstance(output, OtherClasses)
     assert output.output is LOGITS
@@ -85,7 +85,7 @@ def test_logits_of_other_classes_are_none_of_the_datas() -> None:
 def test_what_is_saved_of_a_model_is_as_without() -> None:
     model = Returns(LOGITS)
     before = list(model.state_dict())
-    answer_with(model, Answer("student", "0"))
+    give_logits(model, LogitsRule("student", "0"))
     assert list(model.state_dict()) == before
     assert copy.deepcopy(model)(torch.zeros(1)).shape == (1, 4)
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from kdcore.catalog import Origin
 from kdcore.contract import Adapters, Features, Setup, Shapes, State, Taps
-from kdcore.ensemble import Ensemble, Member
 from kdcore.errors import ModelError, RunError, StrategyError, UserError
+from kdcore.hooks import HookCaller, Member
 from kdcore.hookspecs import HOOKS, PROJECT, Hooks, hookimpl
 from kdcore.strategy import Strategy, StrategySettings
 
@@ -60,7 +60,7 @@ def _member(strategy: Strategy, label: str = "method") -> Member:
     return Member(label, strategy, 1.0, "teacher", ORIGIN)
 
 
-def _loss(ensemble: Ensemble, member: Member | None = None, **changed: Any) -> Any:
+def _loss(hooks: HookCaller, member: Member | None = None, **changed: Any) -> Any:
     arguments: dict[str, Any] = {
         "setup": Setup(),
         "student": FEATURES,
@@ -73,18 +73,16 @@ def _loss(ensemble: Ensemble, member: Member | None = None, **changed: Any) -> A
         "step": 17,
         "generator": torch.Generator(),
     }
-    return ensemble.compute_auxiliary_loss(
-        member or ensemble.members[0], **{**arguments, **changed}
-    )
+    return hooks.compute_auxiliary_loss(member or hooks.members[0], **{**arguments, **changed})
 
 
-def _call(ensemble: Ensemble, hook: str) -> Any:
-    member = ensemble.members[0]
+def _call(hooks: HookCaller, hook: str) -> Any:
+    member = hooks.members[0]
     if hook == "extract_features":
-        return ensemble.extract_features(member, Setup())
+        return hooks.extract_features(member, Setup())
     if hook == "adapt_shapes":
-        return ensemble.adapt_shapes(member, Setup(), SHAPES, SHAPES)
-    return _loss(ensemble)
+        return hooks.adapt_shapes(member, Setup(), SHAPES, SHAPES)
+    return _loss(hooks)
 
 
 def _with(hook: str, function: Callable[..., object], *, base: type = Bare) -> Strategy:
@@ -105,7 +103,7 @@ def _raw(*plugins: object) -> Any:
 
 def _refused(strategy: Strategy, *wrappers: object) -> str:
     with pytest.raises(StrategyError) as caught:
-        Ensemble([_member(strategy)], {f"w{i}": wrapper for i, wrapper in enumerate(wrappers)})
+        HookCaller([_member(strategy)], {f"w{i}": wrapper for i, wrapper in enumerate(wrappers)})
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -120,20 +118,20 @@ ARGUMENTS: dict[str, Any] = dict.fromkeys(
 
 def test_each_strategy_is_asked_alone_with_its_own_settings_and_label() -> None:
     warm, hot = _member(Method(temperature=3), "warm"), _member(Method(temperature=9), "hot")
-    ensemble = Ensemble([warm, hot])
-    assert ensemble.members == (warm, hot)
-    assert _loss(ensemble, warm).tolist() == [3.0, 3.0]
-    assert _loss(ensemble, hot).tolist() == [9.0, 9.0]
-    assert ensemble.extract_features(hot, Setup()).student == {"role": "student of hot"}
-    adapters = ensemble.adapt_shapes(warm, Setup(), SHAPES, SHAPES)
+    hooks = HookCaller([warm, hot])
+    assert hooks.members == (warm, hot)
+    assert _loss(hooks, warm).tolist() == [3.0, 3.0]
+    assert _loss(hooks, hot).tolist() == [9.0, 9.0]
+    assert hooks.extract_features(hot, Setup()).student == {"role": "student of hot"}
+    adapters = hooks.adapt_shapes(warm, Setup(), SHAPES, SHAPES)
     assert adapters.state["memory"].tolist() == [3.0]
 
 
 def test_results_are_in_the_order_of_the_configuration_unlike_pluggys() -> None:
     strategies = [Method(temperature=t) for t in (1, 2, 3)]
     members = [_member(strategy, f"m{i}") for i, strategy in enumerate(strategies)]
-    ensemble = Ensemble(members)
-    order = [float(_loss(ensemble, member)[0]) for member in ensemble.members]
+    hooks = HookCaller(members)
+    order = [float(_loss(hooks, member)[0]) for member in hooks.members]
     assert order == [1.0, 2.0, 3.0]
     raw = _raw(*strategies).compute_auxiliary_loss(**{**ARGUMENTS, "student": FEATURES})
     assert [float(value[0]) for value in raw] == [3.0, 2.0, 1.0]
@@ -146,7 +144,7 @@ def test_a_strategy_gets_the_arguments_that_it_names_and_no_others() -> None:
         seen.update(step=step, label=label, epoch=epoch)
         return torch.ones(2)
 
-    _loss(Ensemble([_member(_with(LOSS, compute_auxiliary_loss))]))
+    _loss(HookCaller([_member(_with(LOSS, compute_auxiliary_loss))]))
     assert seen == {"step": 17, "label": "method", "epoch": 3}
 
 
@@ -156,28 +154,28 @@ def test_every_argument_of_the_specification_arrives_as_it_was_given() -> None:
     scope: dict[str, Any] = {"note": seen.append, "answer": torch.ones(2)}
     exec(f"def hook(self, {', '.join(names)}):\n note(locals())\n return answer", scope)
     given: dict[str, Any] = {name: object() for name in names if name != "label"}
-    _loss(Ensemble([_member(_with(LOSS, scope["hook"]))]), **given)
+    _loss(HookCaller([_member(_with(LOSS, scope["hook"]))]), **given)
     assert {name: seen[0][name] for name in given} == given
     assert seen[0]["label"] == "method"
 
 
 def test_hooks_that_are_optional_have_an_empty_answer_where_they_are_not_implemented() -> None:
-    ensemble = Ensemble([_member(Bare()), _member(Method(), "other")])
-    assert ensemble.extract_features(ensemble.members[0], Setup()) == Taps()
-    assert ensemble.adapt_shapes(ensemble.members[0], Setup(), SHAPES, SHAPES) == Adapters()
+    hooks = HookCaller([_member(Bare()), _member(Method(), "other")])
+    assert hooks.extract_features(hooks.members[0], Setup()) == Taps()
+    assert hooks.adapt_shapes(hooks.members[0], Setup(), SHAPES, SHAPES) == Adapters()
 
 
 @pytest.mark.parametrize(("argument", "wanted"), [("student", True), ("indices", False)])
 def test_it_is_known_which_arguments_a_loss_wants(argument: str, wanted: bool) -> None:
-    ensemble = Ensemble([_member(Method())])
-    assert ensemble.wants(ensemble.members[0], argument) is wanted
+    hooks = HookCaller([_member(Method())])
+    assert hooks.wants(hooks.members[0], argument) is wanted
 
 
 def test_a_strategy_that_inherits_its_hooks_is_called() -> None:
     class Child(Method):
         pass
 
-    assert _loss(Ensemble([_member(Child(temperature=4))])).tolist() == [4.0, 4.0]
+    assert _loss(HookCaller([_member(Child(temperature=4))])).tolist() == [4.0, 4.0]
 
 
 def test_a_hook_below_a_decorator_that_keeps_its_signature_is_called() -> None:
@@ -185,7 +183,7 @@ def test_a_hook_below_a_decorator_that_keeps_its_signature_is_called() -> None:
         return torch.full((2,), float(epoch))
 
     decorated = torch.no_grad()(compute_auxiliary_loss)
-    assert _loss(Ensemble([_member(_with(LOSS, decorated))])).tolist() == [3.0, 3.0]
+    assert _loss(HookCaller([_member(_with(LOSS, decorated))])).tolist() == [3.0, 3.0]
 
 
 # Answers that are none
@@ -193,9 +191,9 @@ def test_a_hook_below_a_decorator_that_keeps_its_signature_is_called() -> None:
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_hook_that_returns_none_is_an_error_that_names_it(hook: str) -> None:
-    ensemble = Ensemble([_member(_with(hook, lambda _: None))])
+    hooks = HookCaller([_member(_with(hook, lambda _: None))])
     with pytest.raises(StrategyError) as caught:
-        _call(ensemble, hook)
+        _call(hooks, hook)
     assert f"strategy 'method' (Wrong, kd-method 1.2): {hook} returned" in str(caught.value)
     assert "; return " in str(caught.value)
 
@@ -214,9 +212,9 @@ def test_pluggy_would_drop_a_hook_that_returns_none_in_silence() -> None:
 def test_an_answer_of_another_type_is_an_error_that_names_both_types(
     hook: str, expected: str
 ) -> None:
-    ensemble = Ensemble([_member(_with(hook, lambda _: {"student": "conv"}))])
+    hooks = HookCaller([_member(_with(hook, lambda _: {"student": "conv"}))])
     with pytest.raises(StrategyError, match=f"{hook} returned dict; return kdcore.{expected}"):
-        _call(ensemble, hook)
+        _call(hooks, hook)
 
 
 # Arguments
@@ -250,7 +248,7 @@ def test_arguments_that_pluggy_would_not_pass_are_refused_by_name(
     function: Callable[..., None], reason: str
 ) -> None:
     with pytest.raises(StrategyError, match=reason) as caught:
-        Ensemble([_member(_with(LOSS, function))])
+        HookCaller([_member(_with(LOSS, function))])
     assert f"strategy 'method' (Wrong, kd-method 1.2): {LOSS}(" in str(caught.value)
 
 
@@ -368,19 +366,19 @@ def test_pluggy_would_not_register_two_strategies_that_compare_equal() -> None:
 
 
 def test_one_strategy_with_equal_settings_can_stand_twice_in_a_run() -> None:
-    ensemble = Ensemble([_member(Method(), "one"), _member(Method(), "other")])
-    assert [_loss(ensemble, member).tolist() for member in ensemble.members] == [[1, 1], [1, 1]]
+    hooks = HookCaller([_member(Method(), "one"), _member(Method(), "other")])
+    assert [_loss(hooks, member).tolist() for member in hooks.members] == [[1, 1], [1, 1]]
 
 
 def test_one_instance_cannot_stand_twice_in_a_run() -> None:
     strategy = Method()
     with pytest.raises(StrategyError, match=r"strategy 'other' .*already registered"):
-        Ensemble([_member(strategy, "one"), _member(strategy, "other")])
+        HookCaller([_member(strategy, "one"), _member(strategy, "other")])
 
 
 def test_two_members_of_one_label_are_refused() -> None:
     with pytest.raises(StrategyError, match=r"strategy 'same' .*already registered"):
-        Ensemble([_member(Method(), "same"), _member(Bare(), "same")])
+        HookCaller([_member(Method(), "same"), _member(Bare(), "same")])
 
 
 # Exceptions
@@ -400,9 +398,9 @@ def test_an_exception_names_label_class_distribution_version_hook_and_when(
     def fail(_: object) -> None:
         raise KeyError("hint")
 
-    ensemble = Ensemble([_member(_with(hook, fail), "first"), _member(Method(), "second")])
+    hooks = HookCaller([_member(_with(hook, fail), "first"), _member(Method(), "second")])
     with pytest.raises(StrategyError) as caught:
-        _call(ensemble, hook)
+        _call(hooks, hook)
     assert str(caught.value) == (
         f"strategy 'first' (Wrong, kd-method 1.2): {hook} failed {when}: KeyError: 'hint'"
     )
@@ -425,7 +423,7 @@ def test_a_users_error_inside_a_hook_stays_the_users(hook: str) -> None:
         raise ModelError("the student has 10 classes and the teacher 100")
 
     with pytest.raises(UserError) as caught:
-        _call(Ensemble([_member(_with(hook, fail))]), hook)
+        _call(HookCaller([_member(_with(hook, fail))]), hook)
     assert type(caught.value) is ModelError
     assert caught.value.exit_code == 2
     assert "strategy 'method' (Wrong, kd-method 1.2)" in str(caught.value)
@@ -438,7 +436,7 @@ def test_a_contract_that_is_broken_inside_a_hook_is_told_without_its_type() -> N
         return student["hint"]
 
     with pytest.raises(StrategyError, match="step 17: unknown role 'hint'"):
-        _loss(Ensemble([_member(_with(LOSS, misread))]))
+        _loss(HookCaller([_member(_with(LOSS, misread))]))
 
 
 def test_an_exception_of_many_lines_is_told_in_one() -> None:
@@ -446,16 +444,16 @@ def test_an_exception_of_many_lines_is_told_in_one() -> None:
         raise RuntimeError("shapes differ\nin a long story")
 
     with pytest.raises(StrategyError) as caught:
-        _loss(Ensemble([_member(_with(LOSS, fail))]))
+        _loss(HookCaller([_member(_with(LOSS, fail))]))
     assert str(caught.value).endswith("RuntimeError: shapes differ")
     assert "long story" in str(caught.value.__cause__)
 
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_strategy_that_exits_fails_the_run_instead_of_ending_it_well(hook: str) -> None:
-    ensemble = Ensemble([_member(_with(hook, lambda _: sys.exit(0)))])
+    hooks = HookCaller([_member(_with(hook, lambda _: sys.exit(0)))])
     with pytest.raises(StrategyError, match=r"failed .*: SystemExit: 0"):
-        _call(ensemble, hook)
+        _call(hooks, hook)
 
 
 def test_an_interruption_inside_a_hook_is_not_the_strategys_fault() -> None:
@@ -463,7 +461,7 @@ def test_an_interruption_inside_a_hook_is_not_the_strategys_fault() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _loss(Ensemble([_member(_with(LOSS, interrupted))]))
+        _loss(HookCaller([_member(_with(LOSS, interrupted))]))
 
 
 # Wrappers
@@ -499,13 +497,13 @@ class Calls:
 def test_a_wrapper_sees_the_calls_and_answers_of_each_strategy_by_label() -> None:
     calls = Calls()
     members = [_member(Method(temperature=3), "warm"), _member(Method(temperature=9), "hot")]
-    ensemble = Ensemble(members, {"calls": calls})
-    taps = [ensemble.extract_features(member, Setup()) for member in members]
-    adapters = [ensemble.adapt_shapes(member, Setup(), SHAPES, SHAPES) for member in members]
-    losses = [_loss(ensemble, member) for member in members]
-    hooks = ["extract_features", "adapt_shapes", "step 17"]
+    hooks = HookCaller(members, {"calls": calls})
+    taps = [hooks.extract_features(member, Setup()) for member in members]
+    adapters = [hooks.adapt_shapes(member, Setup(), SHAPES, SHAPES) for member in members]
+    losses = [_loss(hooks, member) for member in members]
+    named = ["extract_features", "adapt_shapes", "step 17"]
     assert [(hook, label) for hook, label, _ in calls.seen] == [
-        (hook, label) for hook in hooks for label in ("warm", "hot")
+        (hook, label) for hook in named for label in ("warm", "hot")
     ]
     for (*_, seen), answer in zip(calls.seen, [*taps, *adapters, *losses], strict=True):
         assert seen is answer
@@ -520,9 +518,9 @@ def test_a_wrapper_of_the_old_style_sees_the_calls_too() -> None:
             outcome = yield
             seen.append((label, outcome.get_result()))
 
-    ensemble = Ensemble([_member(Bare())], {"old": Old()})
+    hooks = HookCaller([_member(Bare())], {"old": Old()})
     assert seen == []
-    answer = _loss(ensemble)
+    answer = _loss(hooks)
     assert seen == [("method", [answer])]
 
 
@@ -545,7 +543,7 @@ def test_wrappers_stand_around_each_other_and_all_around_the_strategy() -> None:
         return torch.ones(2)
 
     members = [_member(_with(LOSS, compute_auxiliary_loss))]
-    _loss(Ensemble(members, {"a": wrapper("a"), "b": wrapper("b")}))
+    _loss(HookCaller(members, {"a": wrapper("a"), "b": wrapper("b")}))
     assert sorted(order[:2]) == ["a in", "b in"]
     assert order[2] == "strategy"
     assert order[3:] == [name.replace("in", "out") for name in reversed(order[:2])]
@@ -567,7 +565,7 @@ def test_a_wrapper_learns_of_an_exception_and_the_error_still_names_the_strategy
         return 1 / 0
 
     with pytest.raises(StrategyError, match=r"'method' .*ZeroDivisionError") as caught:
-        _loss(Ensemble([_member(_with(LOSS, fail))], {"watch": Watch()}))
+        _loss(HookCaller([_member(_with(LOSS, fail))], {"watch": Watch()}))
     assert seen == [caught.value.__cause__]
 
 
@@ -578,7 +576,7 @@ def test_a_wrapper_that_keeps_the_answer_is_an_error_that_says_so() -> None:
             yield
 
     with pytest.raises(StrategyError, match="a wrapper around compute_auxiliary_loss kept the"):
-        _loss(Ensemble([_member(Bare())], {"forgets": Forgets()}))
+        _loss(HookCaller([_member(Bare())], {"forgets": Forgets()}))
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -628,8 +626,8 @@ def test_a_wrapper_that_is_no_generator_is_refused_in_one_line() -> None:
 
 def test_two_runs_do_not_interfere() -> None:
     calls, others = Calls(), Calls()
-    one = Ensemble([_member(Method(temperature=3))], {"calls": calls})
-    two = Ensemble([_member(Method(temperature=9))], {"calls": others})
+    one = HookCaller([_member(Method(temperature=3))], {"calls": calls})
+    two = HookCaller([_member(Method(temperature=9))], {"calls": others})
     assert _loss(one).tolist() == [3.0, 3.0]
     assert len(calls.seen) == 1
     assert others.seen == []
@@ -640,8 +638,8 @@ def test_two_runs_do_not_interfere() -> None:
 
 def test_two_runs_may_share_a_strategy_and_a_wrapper() -> None:
     calls, strategy = Calls(), Method(temperature=3)
-    runs: Sequence[Ensemble] = [
-        Ensemble([_member(strategy, label)], {"calls": calls}) for label in ("one", "two")
+    runs: Sequence[HookCaller] = [
+        HookCaller([_member(strategy, label)], {"calls": calls}) for label in ("one", "two")
     ]
     for run in runs:
         _loss(run)

@@ -1,6 +1,6 @@
 """What a strategy's loss may be, what it may not touch, and by what it is divided.
 
-How a strategy is called is in `ensemble`; what is done with its loss in `distiller`.
+How a strategy is called is in `hooks`; what is done with its loss in `distiller`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from kdcore.contract import AuxiliaryLoss, Features, State
-from kdcore.ensemble import Member
 from kdcore.errors import StrategyError
+from kdcore.hooks import Member
 from kdcore.part import Part
 from kdcore.tasks import Counts
 

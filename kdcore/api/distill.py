@@ -23,6 +23,7 @@ from kdcore.execution import Execution
 from kdcore.files import locked
 from kdcore.fingerprint import digest_of, machine_facts, source_of, structure_of
 from kdcore.frames import as_html, frame
+from kdcore.frozen_teacher import AnyTeacher
 from kdcore.history import EpochRecord, History, Observer, accuracy_of
 from kdcore.listening import SignalSource
 from kdcore.nested import to_device
@@ -33,7 +34,6 @@ from kdcore.sections import CacheConfig, CheckpointConfig, TrainConfig
 from kdcore.selection import Entry
 from kdcore.taps import logits_of, run_model
 from kdcore.tasks import Classification, Task, check_targets, labelled_samples
-from kdcore.teacher import AnyTeacher
 from kdcore.trainer import train
 from kdcore.validation import describe_validation
 from kdcore.weights import Moving

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from kdcore import Features, State, Strategy, hookimpl
-from kdcore.answers import PerWhat, labelled, mean, nothing_changed
-from kdcore.ensemble import Member
 from kdcore.errors import StrategyError
+from kdcore.hooks import Member
+from kdcore.loss_rules import PerWhat, labelled, mean, nothing_changed
 from kdcore.tasks import Counts
 
 

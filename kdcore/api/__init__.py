@@ -1,0 +1,1 @@
+"""Models and data at hand: a training, and a comparison, in one call each."""
