@@ -137,7 +137,10 @@ def test_tables_nested_too_deeply_are_refused_with_the_key(
         ("[teacher.train]\nlearning = 1", "teacher.train: unknown key 'learning'"),
         ("[[strategies]]\nnmae = 'a'", "strategies.0.name: field required"),
         ("[[strategies]]\nname='a'\nweight=-1", "strategies.0.weight: input should be greater"),
-        ("strategies = ['logits']", "strategies.0: expected a table of keys (got 'logits')"),
+        (
+            "strategies = ['logits']",
+            'strategies.0: "logits" stands alone; write { name = "logits" }',
+        ),
         ("[train]\nlr = nan", "train.lr: input should be a finite number (got nan)"),
         ("[train]\nlr = -inf", "train.lr: input should be a finite number (got -inf)"),
         ("[train]\nepochs = -1", "train.epochs: input should be greater than or equal to 1 (got"),
