@@ -3,9 +3,10 @@
 The sections' keys are in `sections`; reading and writing files in `configfile`.
 """
 
-from typing import Any, Self
+import json
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from kdcore.imports import FILE, placed
 from kdcore.sections import (
@@ -54,6 +55,13 @@ class StrategyConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _a_table(cls, values: Any) -> Any:
+        if isinstance(values, str):
+            raise ValueError(f"{_quoted(values)} stands alone; write {_entry(values)}")
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
     def _label_without_distribution(cls, values: Any) -> Any:
         name = values.get("name") if isinstance(values, dict) else None
         if not isinstance(name, str) or ":" not in name:
@@ -70,10 +78,27 @@ class StrategyConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
+def _quoted(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)
+
+
+def _entry(name: str) -> str:
+    return f"{{ name = {_quoted(name)} }}"
+
+
+def _a_list(values: object) -> object:
+    if isinstance(values, str):
+        raise ValueError(f"{_quoted(values)} is no list; write [{_entry(values)}]")
+    return values
+
+
+Strategies = Annotated[tuple[StrategyConfig, ...], BeforeValidator(_a_list)]
+
+
 class StageConfig(Section):
     """One part of a student's training, with losses and a budget of its own."""
 
-    strategies: tuple[StrategyConfig, ...] = Field(
+    strategies: Strategies = Field(
         (), description="what the student learns by in it; none for its task alone"
     )
     task_weight: Weight | None = Field(
@@ -98,7 +123,7 @@ class CandidateConfig(Section):
     task_weight: Weight | None = Field(
         None, description="weight of the task's loss; the experiment's where not given"
     )
-    strategies: tuple[StrategyConfig, ...] = Field((), description="what its student learns by")
+    strategies: Strategies = Field((), description="what its student learns by")
     stages: tuple[StageConfig, ...] = Field(
         (), description="instead: what it learns by, one after the other"
     )
@@ -130,9 +155,12 @@ class CandidateConfig(Section):
 
 def joined_label(strategies: object) -> str:
     """Return what some strategies that are yet to be checked are called together."""
-    entries = strategies if isinstance(strategies, list | tuple) else []
-    tables = [each for each in entries if isinstance(each, dict)]
-    names = [str(each.get("label") or each.get("name", "")) for each in tables]
+    names = []
+    for entry in strategies if isinstance(strategies, list | tuple) else [strategies]:
+        if isinstance(entry, dict):
+            names.append(str(entry.get("label") or entry.get("name", "")))
+        elif isinstance(entry, str):  # refused as an entry, and not for want of a label
+            names.append(entry)
     bare = [name.rpartition(":")[2] for name in names]  # of a distribution, or in a file
     return "+".join(filter(None, bare))
 
@@ -301,7 +329,7 @@ class RunConfig(Experiment):
     """One student, one list of strategies, one seed."""
 
     seed: Seed = Field(42, description="seed of weights, order and dropout")
-    strategies: tuple[StrategyConfig, ...] = Field(
+    strategies: Strategies = Field(
         (), description="what the student learns by; none for the student alone"
     )
     stages: tuple[StageConfig, ...] = Field(

@@ -4,7 +4,7 @@ Ranges come from the bounds that methods' settings have. How they are searched i
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -26,11 +26,17 @@ TIMES = 10.0
 TIMES_OPEN = 4.0
 """A setting without a bound on either side is searched from a quarter to four times its default."""
 
-LOG_FROM = TIMES_OPEN**2
-"""A range whose ends differ by this factor is searched by its logarithm."""
+LOG_FROM = 10.0
+"""A range of positive numbers whose ends differ by this factor is searched by its logarithm."""
 
 WIDEST = 1000.0
 """Bounds further apart than this factor (of whole numbers: than so many) bound nothing."""
+
+WIDEST_LOG = 1e6
+"""The same factor where the lower bound is above 0 and the logarithm is searched."""
+
+NEAR_ONE = 0.9
+"""From here a setting of at most 1 is searched by its distance from 1, as decays are chosen."""
 
 OPEN_SHARE = 1e-3
 """So near, as a share of the range or of 1, a bound is approached that does not belong to it."""
@@ -52,6 +58,7 @@ class Dimension:
         log: whether it is searched by its logarithm.
         whole: whether it is a whole number.
         choices: the values, where there is no range.
+        from_one: whether it is searched by the logarithm of its distance from 1.
     """
 
     path: str
@@ -61,11 +68,14 @@ class Dimension:
     log: bool = False
     whole: bool = False
     choices: tuple[Value, ...] = ()
+    from_one: bool = False
 
     def __str__(self) -> str:
         if self.choices:
             return f"{self.path} of {', '.join(map(str, self.choices))}"
         scale = ", by its logarithm" if self.log else ""
+        if self.from_one:
+            scale = ", by the logarithm of its distance from 1"
         return f"{self.path} from {self.low:g} to {self.high:g}{scale}"
 
     def within(self, low: float, high: float, log: bool) -> "Dimension":
@@ -82,7 +92,20 @@ class Dimension:
             raise ConfigError(f"{low:g} to {high:g} is no range to search")
         nearest = min(max(float(self.default), low), high)
         kept: Value = round(nearest) if self.whole else nearest
-        return replace(self, default=kept, low=float(low), high=float(high), log=log)
+        low, high = float(low), float(high)
+        return replace(self, default=kept, low=low, high=high, log=log, from_one=False)
+
+    def coordinate(self, value: Value) -> Value:
+        """Return where a value is on the scale that is searched."""
+        return 1 - float(value) if self.from_one else value
+
+    def value(self, coordinate: Value) -> Value:
+        """Return the value that is somewhere on the scale that is searched."""
+        if not self.from_one:
+            return coordinate
+        assert self.low is not None
+        assert self.high is not None
+        return min(max(1 - float(coordinate), self.low), self.high)
 
 
 def of_lr(lr: float) -> Dimension:
@@ -142,6 +165,40 @@ def _settings(
             yield found
 
 
+def left_out(
+    number: int, stage: StageConfig, members: Sequence[Member], found: Collection[str]
+) -> Iterator[tuple[str, Value, str]]:
+    """Go through the settings of one stage's strategies that are not searched for.
+
+    Args:
+        number: of the stage, from 0.
+        stage: its configuration.
+        members: one of each of its entries, as configured.
+        found: paths of what is searched for.
+
+    Yields:
+        Where it is, what it stays, and why.
+    """
+    for place, (entry, member) in enumerate(zip(stage.strategies, members, strict=True)):
+        settings: StrategySettings = member.strategy.settings
+        tapping = tap_settings(type(settings))
+        for name in type(settings).model_fields:
+            path, value = f"{number}.{place}.{name}", getattr(settings, name)
+            if path in found:
+                continue
+            if name not in tapping:
+                why = "it has no range"
+            elif value == "auto:embedding":
+                why = "a head is given one thing"
+            elif entry.settings.get(name, "auto") != "auto":
+                why = "the experiment chose it"
+            elif value == "auto:feature_map":
+                why = "the model has no other maps"
+            else:
+                why = "lists of taps are not searched"
+            yield path, value, why
+
+
 def of_setting(path: str, value: object, field: FieldInfo) -> Dimension | None:
     """Return what a setting's type and bounds allow; None where that is nothing to search.
 
@@ -158,24 +215,52 @@ def of_setting(path: str, value: object, field: FieldInfo) -> Dimension | None:
         return Dimension(path, value, choices=choices) if len(choices) > 1 else None
     if kind not in (int, float) or isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    whole = kind is int
-    lowest, highest = _bounds((*field.metadata, *bounds), whole)
-    low, high = lowest, highest
-    wide = high - low > WIDEST if whole else low > 0 and high / low > WIDEST
-    # A default beside an open bound, such as 5 between 0 and 1e6, says more than the bounds.
-    bounded = math.isfinite(high - low) and not wide and low <= value <= high
-    if not bounded:
+    bounds = (*field.metadata, *bounds)
+    return _of_whole(path, value, bounds) if kind is int else _of_number(path, value, bounds)
+
+
+def _of_whole(path: str, value: float, bounds: Sequence[object]) -> Dimension | None:
+    low, high = (lowest, highest) = _bounds(bounds, inset=1.0)
+    if not (high - low <= WIDEST and low <= value <= high):
         if value <= 0:
             return None  # there is no scale to search on
-        low = min(value, max(value / TIMES_OPEN, lowest))
-        high = max(value, min(value * TIMES_OPEN, highest))
-    if whole:
-        low, high = math.ceil(low), math.floor(high)
+        low, high = _about(value, lowest, highest)
+    low, high = math.ceil(low), math.floor(high)
     if not low < high:
         return None
+    log = _spans_decades(low, high)
+    return Dimension(path, value, float(low), float(high), log, whole=True)
+
+
+def _of_number(path: str, value: float, bounds: Sequence[object]) -> Dimension | None:
+    declared, ceiling = _bounds(bounds, inset=0.0)
+    lowest, highest = _bounds(bounds, inset=OPEN_SHARE * min(ceiling - declared, 1.0))
+    if NEAR_ONE <= value < 1 and ceiling <= 1:
+        # The ends are rounded so that 0.9 begins at 0, and not at what is left of a sum.
+        low, high = (round(1 - factor * (1 - value), 12) for factor in (TIMES, 1 / TIMES))
+        low, high = max(low, min(lowest, value)), min(high, ceiling)
+        return Dimension(path, value, low, high, from_one=True) if low < high else None
+    low, high = lowest, highest
+    scaled = declared > 0 and _spans_decades(low, high)
+    wide = low > 0 and high / low > (WIDEST_LOG if scaled else WIDEST)
+    # A default beside an open bound, such as 5 between 0 and 1e6, says more than the bounds.
+    if wide or not math.isfinite(high - low) or not low <= value <= high:
+        if value <= 0:
+            return None  # there is no scale to search on
+        low, high = _about(value, lowest, highest)
+        scaled = _spans_decades(low, high)
     # A share, from about 0 to 1, has no scale of its own.
-    log = low > (OPEN_SHARE if bounded else 0) and high / low >= LOG_FROM
-    return Dimension(path, value, float(low), float(high), log, whole)
+    return Dimension(path, value, float(low), float(high), scaled) if low < high else None
+
+
+def _about(value: float, lowest: float, highest: float) -> tuple[float, float]:
+    """Return the range about a positive default, as far as its bounds allow."""
+    low = min(value, max(value / TIMES_OPEN, lowest))
+    return low, max(value, min(value * TIMES_OPEN, highest))
+
+
+def _spans_decades(low: float, high: float) -> bool:
+    return low > 0 and high / low >= LOG_FROM
 
 
 def _plain(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -190,8 +275,8 @@ def _plain(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
     return annotation, ()
 
 
-def _bounds(metadata: Sequence[object], whole: bool) -> tuple[float, float]:
-    """Return the bounds that a setting has; of an open one, what lies just inside."""
+def _bounds(metadata: Sequence[object], inset: float) -> tuple[float, float]:
+    """Return the bounds that a setting has; of an open one, what lies so far inside."""
     low, high, opened = -math.inf, math.inf, [False, False]
     for bound in metadata:
         match bound:
@@ -203,7 +288,6 @@ def _bounds(metadata: Sequence[object], whole: bool) -> tuple[float, float]:
                 pass
             case annotated_types.Lt(lt=int() | float() as high):
                 opened[1] = True
-    inset = 1.0 if whole else OPEN_SHARE * min(high - low, 1.0)
     return low + inset * opened[0], high - inset * opened[1]
 
 

@@ -112,7 +112,7 @@ WhereEqual = Literal["zero", "smallest"]
 """What a loss can be where the student is its teacher."""
 
 _OWN = (
-    *(*HOOKS, "Settings", "recommended", "where_equal", "api_version"),
+    *(*HOOKS, "Settings", "recommended", "where_equal", "exact_in_micro_batches", "api_version"),
     *("settings", "with_settings"),
 )
 """What a strategy's class may define that kdcore looks at."""
@@ -125,9 +125,11 @@ class Strategy:
     is remembered into `Adapters.state`, or it would be lost when a run is resumed. Setting an
     attribute is therefore an error.
 
-    A class may say what is known of the method: `recommended`, the weights of its paper, and
+    A class may say what is known of the method: `recommended`, the weights of its paper;
     `where_equal`, ``"zero"`` where its loss is zero when student and teacher are equal, or
-    ``"smallest"`` where it is at its smallest; the conformance kit holds it to that.
+    ``"smallest"`` where it is at its smallest; and ``exact_in_micro_batches = False`` where its
+    memory is another when a batch is computed in micro-batches, because several samples write one
+    row. The conformance kit holds it to that.
 
     Args:
         values: the settings, by name.
@@ -139,6 +141,7 @@ class Strategy:
     Settings: ClassVar[type[StrategySettings]] = StrategySettings
     recommended: ClassVar[Recommended] = Recommended()
     where_equal: ClassVar[WhereEqual | None] = None
+    exact_in_micro_batches: ClassVar[bool] = True
     api_version: ClassVar[int] = API_VERSION
 
     settings: StrategySettings
@@ -171,6 +174,11 @@ class Strategy:
             raise StrategyError(
                 f"{cls.__name__}.where_equal is {cls.where_equal!r}: take 'zero' or 'smallest', or "
                 "leave it out"
+            )
+        if not isinstance(cls.exact_in_micro_batches, bool):
+            raise StrategyError(
+                f"{cls.__name__}.exact_in_micro_batches is {cls.exact_in_micro_batches!r}: take "
+                "False, or leave it out"
             )
         for hook in HOOKS:
             if hook in cls.__dict__ and not hasattr(cls.__dict__[hook], f"{PROJECT}_impl"):

@@ -4,7 +4,7 @@ What a search consists of is in `tuning`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -93,14 +93,15 @@ def open_study(file: Path, name: str, metric: Metric, epochs: int) -> Any:
     )
 
 
-def told(number: int, trial: Any) -> Trial:
+def told(number: int, trial: Any, dimensions: Iterable[Dimension]) -> Trial:
     """Return what Optuna has of a trial that ended, the so-many-th of its candidate from 0."""
     state = STATES[trial.state.name]
     # Of one that was stopped, Optuna has the last score that it heard.
     score = trial.value if state == "complete" else None
     heard = trial.intermediate_values.items()
     epochs = {epoch: None if math.isnan(value) else value for epoch, value in heard}
-    return Trial(number, state, score, dict(trial.params), epochs, trial.user_attrs["why"])
+    values = {each.path: each.value(trial.params[each.path]) for each in dimensions}
+    return Trial(number, state, score, values, epochs, trial.user_attrs["why"])
 
 
 class Watch:
@@ -151,4 +152,6 @@ def suggested(trial: Any, dimension: Dimension) -> Value:
     assert high is not None
     if dimension.whole:
         return int(trial.suggest_int(path, int(low), int(high), log=dimension.log))
-    return float(trial.suggest_float(path, low, high, log=dimension.log))
+    ends = sorted(float(dimension.coordinate(end)) for end in (low, high))
+    log = dimension.log or dimension.from_one
+    return dimension.value(trial.suggest_float(path, *ends, log=log))

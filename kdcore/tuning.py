@@ -162,6 +162,7 @@ class Search:
         }
         maps = self._maps()
         self._spaces = {name: tuple(self._space(plan, maps)) for name, plan in self._plans.items()}
+        self._fixed = {name: tuple(self._left_out(name)) for name in self._plans}
         for named, range_ in (ranges or {}).items():
             self._narrow(named, range_)
         self._rehearse()
@@ -190,6 +191,11 @@ class Search:
         task = self._config.task.kind != "none"
         for number, stage in enumerate(plan):
             yield from space.of_stage(number, stage, self._members(stage), maps, task=task)
+
+    def _left_out(self, label: str) -> Iterator[tuple[str, Value, str]]:
+        found = [each.path for each in self._spaces[label]]
+        for number, stage in enumerate(self._plans[label]):
+            yield from space.left_out(number, stage, self._members(stage), found)
 
     def _members(self, stage: StageConfig) -> list[Member]:
         """Return one member of each entry; one that learns from all teachers is several alike."""
@@ -288,6 +294,15 @@ class Search:
                 named = self._named(label, each.path)
                 shown = f"{named} of {title(label)}" if each.path == space.LR else named
                 yield str(replace(each, path=shown))
+            for path, value, why in self._fixed[label]:
+                yield f"not searched: {self._named(label, path)} stays {value}: {why}"
+
+    def changes(self, tuned: Tuned) -> Iterator[str]:
+        """Say what was found of each setting of a candidate, and with what its trials began."""
+        for each in tuned.searched:
+            found = tuned.best.values[each.path]
+            was = "as at first" if found == each.default else f"{_short(each.default)} at first"
+            yield f"{self._named(tuned.label, each.path)} {_short(found)}, {was}"
 
     def run(self, trials: int) -> list[Tuned]:
         """Search, or go on where it was stopped; every candidate gets equally many trials.
@@ -345,7 +360,9 @@ class Search:
             seed = derive_seed(self._config.seeds[0], "tune", label, done) % 2**32
             study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
             if not done and not study.get_trials(deepcopy=False, states=(states.WAITING,)):
-                study.enqueue_trial({each.path: each.default for each in dimensions})
+                study.enqueue_trial(
+                    {each.path: each.coordinate(each.default) for each in dimensions}
+                )
             trial = study.ask()
             values = {each.path: suggested(trial, each) for each in dimensions}
             state, score, why = states.COMPLETE, None, ""
@@ -368,7 +385,8 @@ class Search:
         return self._tuned(label, ended(study)[:trials])
 
     def _tuned(self, label: str, tried: Sequence[Any]) -> Tuned:
-        found = [told(number, each) for number, each in enumerate(tried)]
+        searched = self._spaces[label]
+        found = [told(number, each, searched) for number, each in enumerate(tried)]
         best: Trial | None = None
         for trial in found:
             if trial.score is None:
@@ -379,7 +397,7 @@ class Search:
             reasons = [trial.why for trial in found if trial.why]
             said = f"; the first failed: {reasons[0]}" if reasons else ""
             raise RunError(f"{title(label)}: no trial was finished{said}")
-        return Tuned(label, self._spaces[label], tuple(found), best)
+        return Tuned(label, searched, tuple(found), best)
 
     def _key(self, label: str) -> str:
         """Return the hash of what a candidate's trials depend on."""
@@ -456,6 +474,10 @@ class Search:
 def title(label: str) -> str:
     """Return what a candidate is called in a line for people."""
     return "the student alone" if label == STUDENT else label
+
+
+def _short(value: Value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def best_of(config: ComparisonConfig, tuned: Iterable[Tuned]) -> ComparisonConfig:

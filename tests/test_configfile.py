@@ -137,7 +137,10 @@ def test_tables_nested_too_deeply_are_refused_with_the_key(
         ("[teacher.train]\nlearning = 1", "teacher.train: unknown key 'learning'"),
         ("[[strategies]]\nnmae = 'a'", "strategies.0.name: field required"),
         ("[[strategies]]\nname='a'\nweight=-1", "strategies.0.weight: input should be greater"),
-        ("strategies = ['logits']", "strategies.0: expected a table of keys (got 'logits')"),
+        (
+            "strategies = ['logits']",
+            'strategies.0: "logits" stands alone; write { name = "logits" }',
+        ),
         ("[train]\nlr = nan", "train.lr: input should be a finite number (got nan)"),
         ("[train]\nlr = -inf", "train.lr: input should be a finite number (got -inf)"),
         ("[train]\nepochs = -1", "train.epochs: input should be greater than or equal to 1 (got"),
@@ -241,11 +244,13 @@ def test_a_models_name_is_no_path(write: Write) -> None:
 
 
 def test_every_recipe_is_a_comparison() -> None:
-    assert {"demo", "tutorial"} <= set(configfile.recipes())
+    assert configfile.recipes() == ["crd", "demo", "few-labels", "strong", "tutorial"]
+    candidates = {"crd": 11, "demo": 3, "few-labels": 1, "strong": 1, "tutorial": 3}
     for name in configfile.recipes():
         config = configfile.as_comparison(configfile.read_recipe(name), name)
-        assert len(config.candidates) == 3
-        assert config.seeds == (42,)
+        assert len(config.candidates) == candidates[name]
+        quick = name in ("demo", "tutorial")
+        assert config.seeds == ((42,) if quick else (42, 43, 44, 45, 46))
 
 
 def test_recipes_compare_the_tutorials_methods_with_its_weights() -> None:
@@ -266,7 +271,7 @@ def test_an_unknown_recipe_is_refused_with_those_that_exist(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         configfile.read_recipe(name)
     assert str(caught.value).startswith(f"unknown recipe {name!r}")
-    assert "demo, tutorial" in str(caught.value)
+    assert "crd, demo, few-labels, strong, tutorial" in str(caught.value)
 
 
 def test_only_toml_files_are_recipes() -> None:

@@ -1,5 +1,6 @@
 """The documentation against the code: its blocks run, its signatures and tables are the code's."""
 
+import ast
 import importlib.util
 import inspect
 import re
@@ -237,6 +238,55 @@ def test_the_page_of_public_names_has_all_of_them_once() -> None:
         f"{each.__name__}.{name}" for each in (kdcore, kdcore.testing) for name in each.__all__
     ]
     assert sorted(found) == sorted(public)
+
+
+def test_the_page_for_authors_has_the_signature_of_every_helper_that_losses_are_made_of() -> None:
+    part = text_of(ROOT / "docs" / "api.md").partition("## What losses are made of")[2]
+    names = re.findall(r":: kdcore\.(\w+)", part.partition("\n## ")[0])
+    assert {"divergence", "gathered", "regressor", "Flatten"} <= {*names}
+    page = text_of(ROOT / "docs" / "write-a-strategy.md").partition("## The vocabulary")[2]
+    shown = re.findall(r"^\| `(\w+\(.*?\))` \|", page.partition("\n## ")[0], re.MULTILINE)
+    assert sorted(shown) == sorted(map(_signature, names))
+
+
+def _signature(name: str) -> str:
+    helper = getattr(kdcore, name)
+    if isinstance(helper, type) and "__init__" not in vars(helper):
+        return f"{name}()"  # PyTorch's own, which takes anything
+    signature = inspect.signature(helper)
+    plain = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
+    return f"{name}{inspect.Signature(plain)}"
+
+
+def test_everything_that_shipped_methods_import_is_on_the_page_of_public_names() -> None:
+    found = {
+        name
+        for file in ROOT.glob("plugins/*/src/*/*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "kdcore"
+        for name in (f"{node.module}.{each.name}" for each in node.names)
+    }
+    assert "kdcore.divergence" in found
+    listed = re.findall(r"^\.\. auto\w+:: (\S+)$", text_of(ROOT / "docs" / "api.md"), re.MULTILINE)
+    assert found - {*listed} == set()
+
+
+def test_the_label_of_a_strategy_decides_its_random_numbers_as_the_pages_say() -> None:
+    def weights(label: str, seed: int = 0) -> torch.Tensor:
+        entry = {"name": "fitnets", "label": label}
+        models = kdcore.testing.small_teacher(), kdcore.testing.small_student()
+        sample = torch.zeros(2, 3, 16, 16)
+        with kdcore.Distiller(*models, [entry], sample_input=sample, seed=seed) as distiller:
+            return torch.cat(
+                [each.detach().flatten() for each in distiller.strategies.parameters()]
+            )
+
+    assert torch.equal(weights("one"), weights("one"))
+    assert not torch.equal(weights("one"), weights("other"))
+    assert not torch.equal(weights("one"), weights("one", seed=1))
+    for page in ("hooks.md", "write-a-strategy.md", "configuration.md"):
+        text = " ".join((ROOT / "docs" / page).read_text(encoding="utf-8").split())
+        assert re.search(r"seed and (the strategy's|its) label", text)
 
 
 def test_the_readme_names_every_method() -> None:

@@ -105,11 +105,12 @@ def _hooks(model: nn.Module) -> Iterator[object]:
             yield from getattr(module, name).values()
 
 
+@pytest.mark.parametrize("micro_batch", [1, 4])
 @pytest.mark.parametrize("example", LOOPS, indirect=True)
 def test_accumulation_gives_the_student_of_one_big_batch(
-    example: ModuleType, made: list[kdcore.Distiller]
+    example: ModuleType, made: list[kdcore.Distiller], micro_batch: int
 ) -> None:
-    whole, parts = _trained(example, BATCH), _trained(example, 4)
+    whole, parts = _trained(example, BATCH), _trained(example, micro_batch)
     assert _distance(whole, parts) < 1e-10
     assert _distance(whole, _models(example)[1]) > 1e-2
     assert [distiller.step for distiller in made] == [STEPS, STEPS]

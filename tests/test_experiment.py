@@ -49,6 +49,31 @@ def test_keys_beside_the_four_of_an_entry_are_the_methods_settings() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "values", "says"),
+    [
+        (RunConfig, {"strategies": ["logits"]}, "strategies.0"),
+        (RunConfig, {"strategies": [{"name": "fitnets"}, "logits"]}, "strategies.1"),
+        (RunConfig, {"stages": [{"strategies": ["logits"]}]}, "stages.0.strategies.0"),
+        (
+            ComparisonConfig,
+            {"candidates": [{"strategies": ["logits"]}]},
+            "candidates.0.strategies.0",
+        ),
+    ],
+)
+def test_a_strategy_that_is_a_name_alone_is_told_as_the_table_to_write(
+    kind: type[BaseModel], values: dict[str, Any], says: str
+) -> None:
+    told = _refused(kind, **values)
+    assert told == f'file.toml: {says}: "logits" stands alone; write {{ name = "logits" }}'
+
+
+def test_strategies_that_are_no_list_are_told_as_the_list_to_write() -> None:
+    said = 'strategies: "logits" is no list; write [{ name = "logits" }]'
+    assert _refused(RunConfig, strategies="logits") == f"file.toml: {said}"
+
+
+@pytest.mark.parametrize(
     "kind", [DataConfig, TrainConfig, TeacherConfig, RunConfig, ComparisonConfig, StrategyConfig]
 )
 def test_every_key_that_is_no_table_is_described(kind: type[BaseModel]) -> None:

@@ -21,6 +21,7 @@ from kdcore.models.from_torchvision import TorchvisionOffer
 from kdcore.models.tutorial import LightNN
 from kdcore.run import run_student
 from kdcore.teacher_runs import run_teacher
+from tests.measured import accuracy_of
 from tests.models.offered import offer_weights
 
 NAME = "torchvision/shufflenet_v2_x0_5"
@@ -90,7 +91,8 @@ def test_a_head_is_fitted_before_it_teaches(
     teacher = run_teacher(desk.context, 1)
     assert len(teacher.result.epochs) == 2
     assert teacher.result.epochs[0]["lr"] == 0.01
-    assert 0 <= teacher.result.accuracy <= 100
+    data = desk.context.data.teachers["teacher"].test
+    assert teacher.result.accuracy == pytest.approx(accuracy_of(teacher.model, data))
     assert teacher.weights is not None
     own = load_file(teacher.weights)
     assert own["fc.weight"].shape == (10, 1024)
@@ -243,9 +245,12 @@ def test_logits_that_are_a_part_of_the_output_are_named_and_no_hook_is_saved(
     desk = Desk(tmp_path / "runs", {"model": "lightnn"}, student={**student, "output": "1.0"})
     teacher = {"teacher": run_teacher(desk.context, 1)}
     result = run_student(desk.context, 1, "cosine", desk.config.plan, teacher)
-    assert 0 <= result.accuracy <= 100
     own = load_file(Path(result.folder) / STUDENT_WEIGHTS)
     assert set(own) == {"body.0.weight", "body.0.bias", "head.weight", "head.bias"}
+    student_again = desk.context.new_student(2)
+    student_again.load_state_dict(own)
+    measured = accuracy_of(student_again, desk.context.data.test)
+    assert result.accuracy == pytest.approx(measured)
 
 
 def test_the_same_classes_in_another_order_are_found_by_their_names(

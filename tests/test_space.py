@@ -8,7 +8,7 @@ from kdcore.catalog import Catalog
 from kdcore.errors import ConfigError
 from kdcore.experiment import StageConfig, StrategyConfig
 from kdcore.selection import select
-from kdcore.space import Dimension, Value, of_lr, of_setting, of_stage, with_values
+from kdcore.space import Dimension, Value, left_out, of_lr, of_setting, of_stage, with_values
 from kdcore.strategy import StrategySettings
 
 TEACHERS = ("teacher",)
@@ -47,8 +47,15 @@ def _space(stage: StageConfig, *, task: bool = True) -> dict[str, Dimension]:
         (Annotated[float, Field(gt=0, le=1)], 0.5, 0.5, 0.001, 1.0, False),
         (Annotated[float, Field(gt=0)] | None, None, 2.0, 0.5, 8.0, True),
         (float | None, Field(None, ge=1, le=3), 2.0, 1.0, 3.0, False),
-        (int, Field(3, ge=1, le=12), 3, 1, 12, False),
+        (float, Field(1e-4, ge=1e-5, le=1e-4), 1e-4, 1e-5, 1e-4, True),  # a decade
+        (float, Field(0.3, ge=0.2, le=1.9), 0.3, 0.2, 1.9, False),  # less
+        (float, Field(1e-4, ge=1e-6, le=1e-1), 1e-4, 1e-6, 1e-1, True),
+        (float, Field(5.0, ge=1e-6, le=1e6 + 1), 5.0, 1.25, 20.0, True),  # nor do such
+        (float, Field(0.5, ge=0, le=200), 0.5, 0.0, 200.0, False),  # 0 has no logarithm
+        (int, Field(3, ge=1, le=9), 3, 1, 9, False),
         (int, Field(3, gt=1, lt=12), 3, 2, 11, False),
+        (int, Field(3, gt=0, le=12), 3, 1, 12, True),
+        (int, Field(3, ge=0, le=900), 3, 0, 900, False),
         (int, Field(128, ge=1), 128, 32, 512, True),
         (int, Field(128, ge=1, le=10**6), 128, 32, 512, True),
     ],
@@ -59,6 +66,49 @@ def test_a_number_is_searched_between_its_bounds_or_about_its_default(
     found = _setting(annotation, field, value)
     whole = isinstance(value, int)
     assert found == Dimension("0.0.key", value, low, high, log, whole)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "low", "high"),
+    [
+        (Field(0.999, ge=0, lt=1), 0.999, 0.99, 0.9999),
+        (Field(0.9, ge=0, lt=1), 0.9, 0.0, 0.99),
+        (Field(0.9, gt=0, le=1), 0.9, 0.001, 0.99),
+        (Field(0.99, ge=0.95, le=0.995), 0.99, 0.95, 0.995),
+        (Field(0.99, ge=0.985, lt=1), 0.99, 0.985, 0.999),
+    ],
+)
+def test_what_is_close_to_one_is_searched_by_its_distance_from_it(
+    field: object, value: float, low: float, high: float
+) -> None:
+    found = _setting(float, field, value)
+    assert found == Dimension("0.0.key", value, low, high, from_one=True)
+    assert str(found).endswith(f"to {high:g}, by the logarithm of its distance from 1")
+    assert found.coordinate(value) == pytest.approx(1 - value)
+    assert found.value(found.coordinate(value)) == value  # to the bit: trials begin with it
+    for each in (low, high):
+        assert found.value(found.coordinate(each)) == pytest.approx(each)
+    assert found.value(0.0) == high
+    assert found.value(1.0) == low
+    plain = found.within(0.2, 0.4, False)
+    assert plain.coordinate(0.3) == plain.value(0.3) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (Field(0.89, ge=0, le=1), 0.89),
+        (Field(1.0, ge=0, le=1), 1.0),
+        (Field(0.95, ge=0, le=2), 0.95),
+        (Field(0.95, ge=0), 0.95),
+    ],
+)
+def test_what_is_far_from_one_or_not_bounded_by_it_is_searched_as_others(
+    field: object, value: float
+) -> None:
+    found = _setting(float, field, value)
+    assert found is not None
+    assert not found.from_one
 
 
 @pytest.mark.parametrize(
@@ -151,6 +201,31 @@ def test_maps_are_chosen_among_the_stages_of_each_model_unless_a_user_chose() ->
     found = _space(_stage({"name": "fitnets", "student_tap": "features.4"}))
     assert found["0.0.teacher_tap"].choices == ("auto:feature_map", "features.3", "features.8")
     assert "0.0.student_tap" not in found
+
+
+def test_settings_that_are_not_searched_are_told_with_their_value_and_why() -> None:
+    stage = _stage(
+        {"name": "fitnets", "student_tap": "features.4"},
+        {"name": "cosine"},
+        {"name": "attention", "student_taps": ["features.1"], "teacher_taps": "auto"},
+        {"name": "multilevel"},
+    )
+    members = [select([entry], TEACHERS)[0] for entry in stage.strategies]
+    found = list(_space(stage))
+    told = {path: (value, why) for path, value, why in left_out(0, stage, members, found)}
+    assert told == {
+        "0.0.student_tap": ("features.4", "the experiment chose it"),
+        "0.1.student_tap": ("auto:embedding", "a head is given one thing"),
+        "0.1.teacher_tap": ("auto:embedding", "a head is given one thing"),
+        "0.2.student_taps": (("features.1",), "the experiment chose it"),
+        "0.2.teacher_taps": ("auto:stages", "lists of taps are not searched"),
+        "0.3.temperatures": ((2.0, 3.0, 4.0, 5.0, 6.0), "it has no range"),
+    }
+    (fitnets, *_), without = members, {"student": (), "teacher": ()}
+    plain = _stage({"name": "fitnets"})
+    bare = [each.path for each in of_stage(0, plain, [fitnets], without)]
+    whys = {why for path, _, why in left_out(0, plain, [fitnets], bare) if "tap" in path}
+    assert "the model has no other maps" in whys
 
 
 def test_another_range_takes_the_place_of_the_first() -> None:

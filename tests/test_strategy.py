@@ -316,6 +316,13 @@ def test_a_name_that_is_nearly_one_of_kdcores_is_refused(name: str, meant: str) 
         type("Child", (Method,), {name: None})
 
 
+def test_what_a_class_says_of_its_memory_in_micro_batches_is_true_or_false() -> None:
+    assert Strategy.exact_in_micro_batches
+    type("Says", (Strategy,), {"exact_in_micro_batches": False})
+    with pytest.raises(StrategyError, match="exact_in_micro_batches is 'no': take False"):
+        type("Says", (Strategy,), {"exact_in_micro_batches": "no"})
+
+
 def test_a_hook_that_is_nearly_one_is_refused_also_without_its_mark() -> None:
     with pytest.raises(StrategyError, match=r"adapt_shape would .* mean 'adapt_shapes'"):
         type("Child", (Method,), {"adapt_shape": lambda _: None})

@@ -210,6 +210,37 @@ def test_a_missing_optuna_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         check_installed()
 
 
+def test_what_is_and_is_not_searched_is_told_before_it_begins(
+    tmp_path: Path, pretend: Pretend
+) -> None:
+    pretend(lambda config: [config.lr])
+    config = _config('candidates=[{strategies = [{name = "attention"}]}]')
+    told = list(_search(config, tmp_path).describe())
+    where = "candidates.attention.strategies.attention"
+    assert [line for line in told if line.startswith("not searched: ")] == [
+        f"not searched: {where}.student_taps stays auto:stages: lists of taps are not searched",
+        f"not searched: {where}.teacher_taps stays auto:stages: lists of taps are not searched",
+    ]
+    assert f"{where}.weight from 100 to 10000, by its logarithm" in told
+
+
+def test_a_value_close_to_one_is_tried_evenly_by_its_distance_from_it(
+    tmp_path: Path, pretend: Pretend
+) -> None:
+    pretend(lambda _: [50.0])
+    config = _config('candidates=[{strategies = [{name = "contrastive", momentum = 0.98}]}]')
+    search = _search(config, tmp_path)
+    _, tuned = search.run(12)
+    tried = [float(trial.values["0.0.momentum"]) for trial in tuned.trials]
+    assert tried[0] == 0.98
+    assert all(0.8 <= value <= 0.998 for value in tried)
+    # Of 0.8 to 0.998 evenly, a twelfth were above: of the logarithm, half.
+    assert sum(value > 0.98 for value in tried[1:]) >= 3
+    # What is found is a value, not its place on the scale.
+    read = best_of(config, [_search(config, tmp_path).run(1)[0], tuned])
+    assert read.candidates[0].plan[0].strategies[0].settings["momentum"] in tried
+
+
 # Ranges that a user gives
 
 

@@ -54,8 +54,9 @@ class Distillation(pl.LightningModule):  # type: ignore[misc]  # has no types th
     Args:
         distiller: holds student, teacher and strategies; only the first and what strategies train
             are parameters, and are saved.
-        micro_batch: samples in memory at a time; any number gives the same student,
-            unless several samples write one row of a method's memory.
+        micro_batch: samples in memory at a time; any number from 1 gives the same student,
+            unless layers or methods relate samples of a batch (batch normalisation, say), or
+            several samples write one row of a method's memory.
     """
 
     def __init__(self, distiller: kdcore.Distiller, micro_batch: int) -> None:
@@ -102,8 +103,9 @@ def distil(
         student: the model to train.
         data: images and labels.
         batch_size: samples of an optimizer step.
-        micro_batch: samples in memory at a time; any number gives the same student,
-            unless several samples write one row of a method's memory.
+        micro_batch: samples in memory at a time; any number from 1 gives the same student,
+            unless layers or methods relate samples of a batch (batch normalisation, say), or
+            several samples write one row of a method's memory.
         epochs: passes over the data.
     """
     generator = torch.Generator().manual_seed(0)

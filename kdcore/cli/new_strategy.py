@@ -19,7 +19,10 @@ def command(
 
     made = write_package(name, folder)
     typer.echo(f"written: {made.folder}")
-    typer.echo(f"the method is in {made.module}; replace what it compares by your own, then")
+    typer.echo(f"the method is in {made.module}; replace what it compares by your own,")
+    typer.echo(
+        "and each TODO: there, in pyproject.toml and in README.md, or kdcore check fails; then"
+    )
     typer.echo(f"  pip install -e '{made.folder}[test]'   (or uv pip install, as it is made)")
     typer.echo(f"  kdcore check {name}")
     typer.echo(f"  kdcore compare --strategies {name}")

@@ -88,6 +88,8 @@ def command(
         was = "none" if before is None else f"{before:{found.metric.form}}"
         line = f"{tuning.title(each.label)}: validation {found.metric.text(best)}, {was} as it was"
         console.print(line, markup=False, soft_wrap=True)
+        for change in found.changes(each):
+            console.print(f"  {change}", markup=False, soft_wrap=True)
     console.print(f"all trials: {context.out / tuning.TRIALS}", markup=False, soft_wrap=True)
     console.print(f"what was found: kdcore compare {target}", markup=False, soft_wrap=True)
 

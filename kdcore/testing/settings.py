@@ -7,10 +7,14 @@ from typing import get_args
 
 from pydantic import ValidationError
 
+from kdcore.catalog import Catalog
 from kdcore.errors import ConfigError
 from kdcore.strategy import API_VERSION, Recommended, Strategy
 from kdcore.testing.case import Case
 from kdcore.validation import describe_validation
+
+TO_DO = "TODO:"
+"""How the texts of a package that was just written begin where its author's are to stand."""
 
 EXTRA = "no_strategy_has_a_setting_of_this_name"
 
@@ -23,6 +27,21 @@ def it_says_what_it_is(case: Case) -> Iterator[str]:
     recommended = case.strategy.recommended
     if recommended != Recommended() and recommended.source == Recommended().source:
         yield "its recommended weights have no source"
+    said = {
+        "docstring of its class": case.strategy.__doc__ or "",
+        "source of its recommended weights": recommended.source,
+        "description of its package (pyproject.toml)": _summary(case.strategy),
+    }
+    for what, text in said.items():
+        if TO_DO in text:
+            yield f"the {what} is the template's: {' '.join(text.split())[:60]!r}"
+
+
+def _summary(strategy: type[Strategy]) -> str:
+    """Return the one-line description of the package that a class is installed with."""
+    place = f"{strategy.__module__}:{strategy.__qualname__}"
+    summaries = [each.summary for each in Catalog().listings() if each.target == place]
+    return summaries[0] if summaries else ""
 
 
 def it_is_written_for_this_contract(case: Case) -> Iterator[str]:

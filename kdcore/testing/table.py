@@ -49,9 +49,10 @@ SEEDS = Check(
 CHECKS = (
     Check(
         "it_says_what_it_is",
-        "The class has a docstring, and its recommended weights have a source.",
+        "The class has a docstring, its recommended weights have a source, and no text of the "
+        "template (TODO:) is left.",
         "Write what the method is, its formula and its paper; Recommended(weight, task_weight, "
-        "source).",
+        "source); after a change of pyproject.toml, install the package again.",
         settings.it_says_what_it_is,
     ),
     Check(
@@ -222,6 +223,14 @@ CHECKS = (
         "Memory that has a row a sample is changed at the samples of the batch alone.",
         "Write with state.write(name, values, at=indices), not by the places in the batch.",
         training.memory_is_of_its_samples,
+        GRADIENT,
+    ),
+    Check(
+        "micro_batches_leave_the_same_memory",
+        "A step in two micro-batches leaves the memory that the same samples leave in one batch.",
+        "Of a row that is written twice in a step the last value stays: keep a row a sample and "
+        "average where it is read, or say exact_in_micro_batches = False.",
+        training.micro_batches_leave_the_same_memory,
         GRADIENT,
     ),
     Check(

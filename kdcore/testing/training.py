@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from kdcore.contract import Features
 from kdcore.hookspecs import hookimpl
 from kdcore.losses import squared_error
+from kdcore.processes import Processes
 from kdcore.strategy import Strategy
-from kdcore.testing.case import LABEL, SAMPLES, Case, Trial
+from kdcore.testing.case import LABEL, SAMPLES, Batch, Case, Trial
 from kdcore.testing.check import NotApplicableError
 
 
@@ -83,9 +84,48 @@ def memory_is_of_its_samples(case: Case) -> Iterator[str]:
                 yield f"the memory {name!r} was changed at samples that are not in the batch"
 
 
+def micro_batches_leave_the_same_memory(case: Case) -> Iterator[str]:
+    """Find memory in which the last micro-batch of a step takes the place of those before it."""
+    if not case.strategy.exact_in_micro_batches:
+        raise NotApplicableError("it says that it is not (exact_in_micro_batches)")
+    whole, drew = _remembered(case, 1)
+    if not whole:
+        raise NotApplicableError("it has no memory")
+    parts, _ = _remembered(case, 2)
+    different = [name for name in whole if not _near(whole[name], parts[name])]
+    if different and drew:
+        raise NotApplicableError("it draws random numbers, which differ from part to part")
+    for name in different:
+        yield f"the memory {name!r} is another after two micro-batches than after the whole batch"
+
+
+def _remembered(case: Case, micro_batches: int) -> tuple[dict[str, Tensor], bool]:
+    """Return the memory after one step, and whether random numbers were drawn in it."""
+    with Trial(case) as trial:
+        # Dropout differs from part to part, and batch normalisation relates the samples of each.
+        trial.distiller.eval()
+        batch = trial.batch()
+        places, _ = Processes().parts(torch.arange(len(batch.indices)), micro_batches)
+        counts = trial.distiller.task.count(len(batch.indices), batch.targets)
+        for rows in places:
+            trial.losses(Batch(*(tensor[rows] for tensor in batch)), counts)
+        trial.distiller.advance()
+        return _memory(trial), trial.onlooker.drew
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    return torch.allclose(one, other, rtol=1e-4, atol=1e-6, equal_nan=True)
+
+
+def _memory(trial: Trial) -> dict[str, Tensor]:
+    memory: dict[str, Tensor] = trial.distiller.get_extra_state()["state"][LABEL]
+    return {name: each.clone() for name, each in memory.items()}
+
+
 def _by_sample(trial: Trial) -> dict[str, Tensor]:
-    memory = trial.distiller.get_extra_state()["state"][LABEL]
-    return {name: each.clone() for name, each in memory.items() if each.shape[:1] == (SAMPLES,)}
+    return {name: each for name, each in _memory(trial).items() if each.shape[:1] == (SAMPLES,)}
 
 
 def instances_do_not_interfere(case: Case) -> Iterator[str]:

@@ -201,6 +201,13 @@ def test_a_new_package_is_written_once_and_is_what_it_says(
     assert "Apache License" in (folder / "LICENSE").read_text()
     module = f"{folder / 'src' / 'kdcore_my_method' / '__init__.py'}:MyMethod"
     assert "0 failed" in _said(capsys, "check", module, "--only", "loss_is_finite")
+    only = ("--only", "it_says_what_it_is")
+    told = _said(capsys, "check", module, *only, code=3)
+    assert "docstring of its class is the template's: 'TODO: authors and year" in told
+    assert "source of its recommended weights is the template's: 'TODO: their paper'" in told
+    written_module = folder / "src" / "kdcore_my_method" / "__init__.py"
+    written_module.write_text(written_module.read_text().replace("TODO: ", ""))
+    assert "0 failed" in _said(capsys, "check", module, *only)
     _said(capsys, "new-strategy", "features", "--dir", "packages")
     features = here / "packages/kdcore-features/src/kdcore_features/__init__.py:FeaturesMethod"
     assert "0 failed" in _said(capsys, "check", str(features), "--only", "loss_is_finite")
@@ -243,8 +250,15 @@ def test_from_wheels_alone_a_strategy_is_written_changed_installed_checked_and_c
     changed = text.replace("return squared_error(", "return 2 * squared_error(")
     assert changed != text
     module.write_text(changed)
-    typed("uv", "pip", "install", "--quiet", "--no-deps", "-e", "kdcore-own")
+    install = ("uv", "pip", "install", "--quiet", "--no-deps", "-e", "kdcore-own")
+    typed(*install)
     assert "own" in typed("kdcore", "strategies")
+    told = typed("kdcore", "check", "own", code=3)
+    assert "1 failed" in told
+    assert "description of its package (pyproject.toml) is the template's: 'TODO: what" in told
+    for file in (module, work / "kdcore-own" / "pyproject.toml"):
+        file.write_text(file.read_text().replace("TODO: ", ""))
+    typed(*install)
     assert "0 failed" in typed("kdcore", "check", "own")
     small = ("--recipe", "tutorial", "--limit", "100", "--epochs", "1")
     said = typed("kdcore", "compare", *small, "--strategies", "own,own+logits")

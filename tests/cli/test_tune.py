@@ -64,14 +64,23 @@ def test_settings_are_found_and_the_file_that_has_them_can_be_compared(
 def test_quiet_tells_what_was_found_alone_and_writes_it_into_the_folder(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = _said(capsys, str(file), "--trials", "1", "--out", "out", "--quiet")
-    assert [line.partition(":")[0] for line in said.splitlines()] == [
-        "the student alone",
-        "logits",
-        "fitnets",
-        "all trials",
-        "what was found",
-    ]
+    lines = _said(capsys, str(file), "--trials", "2", "--out", "out", "--quiet").splitlines()
+    candidates = json.loads(Path("out/tune.json").read_text())["candidates"]
+    assert [each["label"] for each in candidates] == ["student", "logits", "fitnets"]
+    expected = []
+    for each, title in zip(candidates, ("the student alone", "logits", "fitnets"), strict=True):
+        best = each["trials"][each["best"]]["values"]
+        expected.append(title)
+        for path in (one["path"] for one in each["searched"]):
+            value, first = best[path], each["trials"][0]["values"][path]
+            shown, before = (
+                f"{one:.4g}" if isinstance(one, float) else one for one in (value, first)
+            )
+            was = "as at first" if value == first else f"{before} at first"
+            expected.append(f"  {path} {shown}, {was}")
+    assert any(line.startswith("  candidates.logits.task_weight ") for line in expected)
+    said_of = [line if line.startswith("  ") else line.partition(":")[0] for line in lines]
+    assert said_of == [*expected, "all trials", "what was found"]
     assert Path("out/tuned.toml").exists()
 
 

@@ -60,9 +60,11 @@ def test_samples_without_any_label_are_shuffled_like_others() -> None:
 def test_a_sample_with_any_target_is_labelled_whatever_targets_are() -> None:
     tokens = torch.tensor([[UNLABELLED, 3], [UNLABELLED, UNLABELLED], [1, 2]])
     numbers = torch.tensor([[torch.nan, 3.0], [torch.nan, torch.nan], [1.0, 2.0]])
-    for targets in (tokens, numbers, numbers[:, 0]):
+    for targets, labelled in ((tokens, {0, 2}), (numbers, {0, 2}), (numbers[:, 0], {2})):
         order = Order(targets, 2, 0.5, seed=0)
         assert order.mixes
-        for batch in order.epoch(0):
-            assert (batch == 1).any() or targets.ndim == 1
+        batches = [set(batch.tolist()) for batch in order.epoch(0)]
+        # One labelled sample stands beside each of the others, which are seen once.
+        assert [len(batch & labelled) for batch in batches] == [1] * (3 - len(labelled))
+        assert set().union(*batches) - labelled == {0, 1, 2} - labelled
     assert not Order(numbers[::2], 2, 0.5, seed=0).mixes

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from kdcore.cli.main import run_command
 from kdcore.comparison import compare
@@ -15,9 +15,11 @@ from kdcore.configfile import as_comparison
 from kdcore.context import RunContext
 from kdcore.data.preprocess import Preprocess
 from kdcore.errors import ModelError
+from kdcore.job import STUDENT_WEIGHTS
 from kdcore.models.from_huggingface import HuggingFaceOffer, preprocess_of
 from kdcore.taps import logits_of
 from tests.extras import needed
+from tests.measured import accuracy_of
 
 transformers: Any = needed("transformers")
 SMALL = {
@@ -245,7 +247,10 @@ def test_a_model_of_text_is_fitted_and_teaches_a_student_of_another_kind(
     runs = compare(context, config)
     assert [run.name for run in runs] == ["teacher", "student", "logits", "cosine"]
     assert runs[0].origin == f"pretrained hf/{tmp_path / 'bert'}"
-    assert all(0 <= run.accuracy <= 100 for run in runs)
+    for run in runs[1:]:
+        student = context.new_student(0)
+        student.load_state_dict(load_file(Path(run.folder) / STUDENT_WEIGHTS))
+        assert run.accuracy == pytest.approx(accuracy_of(student, context.data.test))
 
 
 def test_layers_are_shown_at_the_size_that_is_given(

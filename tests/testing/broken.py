@@ -345,6 +345,10 @@ class SaysNoWord(Strategy):
         return squared_error(student.logits, teacher.logits)
 
 
+class KeepsTheTemplate(Sound):
+    """TODO: authors and year, then the formula."""
+
+
 class IsOfAnotherTime(Sound):
     api_version = 0
 
@@ -600,6 +604,45 @@ class WritesByPlace(Strategy):
         self, student: Features, teacher: Features, state: State, indices: Tensor
     ) -> Tensor:
         state.write("bank", student.logits, at=torch.arange(len(indices)))
+        return squared_error(student.logits, teacher.logits)
+
+
+class AveragesAClass(Strategy):
+    """It remembers a mean a class, of which the last micro-batch of a step writes its own."""
+
+    @hookimpl
+    def adapt_shapes(self, student: Shapes) -> Adapters:
+        return Adapters(state={"centres": torch.zeros(student.logits[1], student.logits[1])})
+
+    @hookimpl
+    def compute_auxiliary_loss(
+        self, student: Features, teacher: Features, state: State, targets: Tensor
+    ) -> Tensor:
+        known = torch.tensor(sorted(set(targets.tolist()) - {-100}), dtype=torch.int64)
+        of_class = (targets == known[:, None]).to(teacher.logits)  # [classes, batch]
+        means = of_class @ teacher.logits / of_class.sum(1, keepdim=True)
+        state.write("centres", means, at=known)
+        return squared_error(student.logits, teacher.logits)
+
+
+class SaysThatItAverages(AveragesAClass):
+    """The same, said."""
+
+    exact_in_micro_batches = False
+
+
+class RemembersEachSample(Strategy):
+    """Its mean of a class is taken where it is read, of a row a sample: exact."""
+
+    @hookimpl
+    def adapt_shapes(self, setup: Setup, student: Shapes) -> Adapters:
+        return Adapters(state={"bank": torch.zeros(setup.sample_count, student.logits[1])})
+
+    @hookimpl
+    def compute_auxiliary_loss(
+        self, student: Features, teacher: Features, state: State, indices: Tensor
+    ) -> Tensor:
+        state.write("bank", teacher.logits, at=indices)
         return squared_error(student.logits, teacher.logits)
 
 

@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ import torch
 from torch import nn
 
 import kdcore
+from kdcore.catalog import Catalog
 from kdcore.errors import CatalogError, ConfigError
 from kdcore.testing import CheckResult, SmallCNN, StrategyTests, checks, run_checks
 from kdcore.testing.case import Case
 from kdcore.testing.check import run_all, run_check
+from kdcore_contrastive import Contrastive
 from kdcore_relational import Relational
 from tests.testing import broken
 
@@ -48,7 +51,11 @@ FOUND: list[tuple[type[kdcore.Strategy], set[str]]] = [
     (broken.AddsNoise, {"random_stream_is_left_alone", "total_is_the_weighted_sum"}),
     (broken.DropsInAnAdapter, {"random_stream_is_left_alone", "total_is_the_weighted_sum"}),
     (broken.Maximises, {"equality_is_as_declared"}),
-    (broken.WritesByPlace, {"memory_is_of_its_samples"}),
+    (
+        broken.WritesByPlace,
+        {"memory_is_of_its_samples", "micro_batches_leave_the_same_memory"},
+    ),
+    (broken.AveragesAClass, {"micro_batches_leave_the_same_memory"}),
     (broken.RollsDice, UNSTABLE),
     (broken.RemembersOnTheClass, UNSTABLE),
     (broken.RemembersInAModule, {"a_resumed_run_goes_on_alike"}),
@@ -58,6 +65,7 @@ FOUND: list[tuple[type[kdcore.Strategy], set[str]]] = [
     (broken.LeavesAHook, {"models_leave_clean"}),
     (broken.LeavesAModule, {"models_leave_clean", "two_processes_agree"}),
     (broken.SaysNoWord, {"it_says_what_it_is"}),
+    (broken.KeepsTheTemplate, {"it_says_what_it_is"}),
     (broken.IsOfAnotherTime, {"it_is_written_for_this_contract"}),
     (broken.DefaultsToTooMuch, {"settings_have_valid_defaults", "settings_survive_json"}),
     (broken.ChangesItsMind, {"settings_stay_as_they_are"}),
@@ -80,7 +88,7 @@ FOUND: list[tuple[type[kdcore.Strategy], set[str]]] = [
     (broken.RoundsOnLoading, {"state_survives_saving", "a_resumed_run_goes_on_alike"}),
     (broken.Overhears, {"kept_answers_change_nothing", "models_leave_clean"}),
     (broken.MatchesGradients, {"bfloat16_layers_are_fine", "compiled_models_give_the_same"}),
-    (broken.WritesTheMean, {"two_processes_agree"}),
+    (broken.WritesTheMean, {"micro_batches_leave_the_same_memory", "two_processes_agree"}),
 ]
 Builders = Mapping[type[kdcore.Strategy], Callable[[], nn.Module]]
 TEACHERS: Builders = {
@@ -133,9 +141,45 @@ def test_a_control_passes_every_check_that_applies_to_it() -> None:
     skipped = {
         "equality_is_as_declared",
         "memory_is_of_its_samples",
+        "micro_batches_leave_the_same_memory",
         "misspelt_taps_are_named",
     }
     assert {each.name for each in results if not each.passed} == skipped
+
+
+@pytest.mark.parametrize(
+    ("strategy", "outcome", "reason"),
+    [
+        (broken.AveragesAClass, "failed", "'centres' is another after two micro-batches"),
+        (broken.SaysThatItAverages, "skipped", "exact_in_micro_batches"),
+        (broken.RemembersEachSample, "passed", ""),
+        (broken.Sound, "skipped", "it has no memory"),
+        (Contrastive, "passed", ""),
+    ],
+)
+def test_memory_of_micro_batches_is_held_against_that_of_the_batch_unless_a_class_says_more(
+    strategy: type[kdcore.Strategy], outcome: str, reason: str
+) -> None:
+    check = next(each for each in checks() if each.name == "micro_batches_leave_the_same_memory")
+    result = run_check(check, Case(strategy))
+    assert result.outcome == outcome
+    assert reason in result.reason
+
+
+def test_a_package_that_is_described_as_its_template_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check = next(each for each in checks() if each.name == "it_says_what_it_is")
+    listings = Catalog().listings()
+    (own,) = [each for each in listings if each.name == "relational"]
+    assert run_check(check, Case(Relational)).passed
+    unwritten = replace(own, summary="TODO: what it compares")
+    monkeypatch.setattr(Catalog, "listings", lambda _: [unwritten])
+    result = run_check(check, Case(Relational))
+    assert result.reason == (
+        "the description of its package (pyproject.toml) is the template's: "
+        "'TODO: what it compares'"
+    )
 
 
 def test_the_readme_has_the_number_of_checks() -> None:
