@@ -306,26 +306,24 @@ DISTILLED = "distilled"
 
 CLAIMS = (
     Claim(
-        "`strong`, 10 epochs, over the tutorial's student alone",
+        "strong, 10 epochs, over the tutorial's student alone",
         ("tutorial", STUDENT),
         ("strong", DISTILLED),
     ),
-    Claim("`strong`, 10 epochs, over its control", ("strong", STUDENT), ("strong", DISTILLED)),
+    Claim("strong, 10 epochs, over its control", ("strong", STUDENT), ("strong", DISTILLED)),
     Claim(
-        "`strong`, 30 epochs, over the tutorial's student alone",
+        "strong, 30 epochs, over the tutorial's student alone",
         ("tutorial", STUDENT),
         ("strong-30", DISTILLED),
     ),
+    Claim("strong, 30 epochs, over its control", ("strong-30", STUDENT), ("strong-30", DISTILLED)),
     Claim(
-        "`strong`, 30 epochs, over its control", ("strong-30", STUDENT), ("strong-30", DISTILLED)
-    ),
-    Claim(
-        "`few-labels`, 500 labels, over its control",
+        "few-labels, 500 labels, over its control",
         ("few-labels", STUDENT),
         ("few-labels", DISTILLED),
     ),
     Claim(
-        "`few-labels`, 500 labels, over the student alone with all labels",
+        "few-labels, 500 labels, over the student alone with all labels",
         ("strong", STUDENT),
         ("few-labels", DISTILLED),
     ),
