@@ -1,7 +1,6 @@
 """A comparison: the student alone and with each candidate, from equal starts, seed by seed."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import date
 
 import torch
@@ -15,12 +14,10 @@ from kdcore.distiller import Distiller
 from kdcore.experiment import ComparisonConfig, Experiment, StageConfig
 from kdcore.files import write_bytes
 from kdcore.fingerprint import digest_of
-from kdcore.job import STUDENT, RunResult
+from kdcore.job import RunResult
 from kdcore.joblist import Student, plan_of, record, students
 from kdcore.models.build import code_of
 from kdcore.run import run_student
-from kdcore.statistics import Summary, summarise
-from kdcore.tasks import Metric
 from kdcore.teacher_runs import Teacher, run_teachers, teacher_rows
 from kdcore.teachers import TEACHER, title_of
 from kdcore.weights import weight_text
@@ -28,29 +25,6 @@ from kdcore.weights import weight_text
 COMPARISON = "comparison.toml"
 REPORT = "report.md"
 SHOWN_CLASSES = 12
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a comparison's table, over all its seeds.
-
-    Attributes:
-        name: of its runs, see `RunResult`.
-        score: on the test samples, of the last weights; None where the task has none.
-        others: the task's further scores, by name; None where there is none.
-        difference: to the student alone, paired by seed; None in its own row.
-        loss: mean total loss of the last epoch; None of a teacher that came trained.
-        seconds: a run.
-        best: score of the weights that were best on the validation split; None without one.
-    """
-
-    name: str
-    score: Summary | None
-    others: Mapping[str, Summary | None]
-    difference: Summary | None
-    loss: Summary | None
-    seconds: Summary
-    best: Summary | None
 
 
 def compare(
@@ -234,38 +208,3 @@ def first_layer_norm(model: nn.Module) -> float:
 
 def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def table(results: Sequence[RunResult]) -> list[Row]:
-    """Summarise the runs of a comparison, one row a name, over their seeds."""
-    alone = {result.seed: result for result in results if result.name == STUDENT}
-    names = list(dict.fromkeys(result.name for result in results))
-    return [_row(name, [r for r in results if r.name == name], alone) for name in names]
-
-
-def _score(scores: Mapping[str, float] | None, metric: Metric | None) -> float | None:
-    return scores[metric.name] if metric and scores else None
-
-
-def _over(values: Iterable[float | None]) -> Summary | None:
-    """Summarise what there is of some values; None where there is nothing."""
-    known = [value for value in values if value is not None]
-    return summarise(known) if known else None
-
-
-def _row(name: str, runs: Sequence[RunResult], alone: dict[int, RunResult]) -> Row:
-    metric, others = runs[0].metric, runs[0].metrics[1:]
-    pairs = [
-        (_score(run.scores, metric), _score(alone[run.seed].scores, metric))
-        for run in runs
-        if run.seed in alone and name != STUDENT
-    ]
-    return Row(
-        name,
-        _over(_score(run.scores, metric) for run in runs),
-        {each.name: _over(run.scores.get(each.name) for run in runs) for each in others},
-        _over(own - base for own, base in pairs if own is not None and base is not None),
-        _over(run.loss for run in runs),
-        summarise([run.seconds for run in runs]),
-        _over(_score(run.best_scores, metric) for run in runs),
-    )

@@ -6,12 +6,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from kdcore.comparison import REPORT, compare, table
+from kdcore.comparison import REPORT, compare
 from kdcore.configfile import as_comparison, override, read_recipe
 from kdcore.context import RunContext
 from kdcore.errors import StrategyError, TapError
 from kdcore.experiment import ComparisonConfig
 from kdcore.job import RunResult
+from kdcore.report import Sheet
 from kdcore.tasks import ACCURACY
 
 SMALL = (
@@ -134,7 +135,7 @@ def test_differences_to_the_student_alone_are_paired_by_seed() -> None:
         _result("student", 2, 80.0),
         _result("logits", 2, 84.0),
     ]
-    student, logits = table(runs)
+    student, logits = Sheet.of(runs).rows()
     assert student.difference is None
     assert logits.difference is not None
     assert logits.difference.mean == 3.0
@@ -145,4 +146,4 @@ def test_differences_to_the_student_alone_are_paired_by_seed() -> None:
 
 def test_a_teacher_that_came_trained_has_no_loss_in_the_table() -> None:
     given = replace(_result("teacher", 1, 97.0), loss=None)
-    assert table([given, _result("student", 1, 90.0)])[0].loss is None
+    assert Sheet.of([given, _result("student", 1, 90.0)]).rows()[0].loss is None

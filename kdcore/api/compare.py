@@ -17,7 +17,6 @@ from kdcore import configfile, report
 from kdcore.api.distill import Data, Kept, Result, Training, source_of_data, task_for, training_of
 from kdcore.asking import Identity
 from kdcore.cache import SignalCache
-from kdcore.comparison import Row, table
 from kdcore.contract import Setup
 from kdcore.data.source import Source
 from kdcore.devices import find_device
@@ -58,9 +57,9 @@ class Comparison:
     folder: Path | None = None
 
     @property
-    def rows(self) -> list[Row]:
-        """One row a name, over all seeds, with differences to the student alone."""
-        return table(self.results)
+    def rows(self) -> list[report.Row]:
+        """What each row of the table comes to over all seeds, by its ``title``."""
+        return report.Sheet.of(self.results).rows()
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return the runs as a table of pandas: a row each.

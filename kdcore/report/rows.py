@@ -191,6 +191,16 @@ class Row:
             tuple(dict.fromkeys(run.origin for run in runs)),
         )
 
+    @property
+    def score(self) -> Summary | None:
+        """The score that counts, of the last weights."""
+        return self.first(self.scores)
+
+    @property
+    def difference(self) -> Summary | None:
+        """The difference in it to the student alone, paired by seed."""
+        return self.first(self.differences)
+
     def first(self, of: Mapping[str, Summary | None]) -> Summary | None:
         """Return, of some scores, the one that counts; None where the task has none."""
         return of[self.metrics[0].name] if self.metrics else None

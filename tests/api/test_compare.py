@@ -70,12 +70,12 @@ def test_the_teacher_is_asked_once_for_all_runs() -> None:
 
 def test_rows_are_means_over_seeds_with_paired_differences() -> None:
     found = _compare()
-    by = {row.name: row for row in found.rows}
+    by = {row.title: row for row in found.rows}
     scores = {(each.name, each.seed): each.accuracy for each in found.results}
     differences = [scores["kd", seed] - scores[STUDENT, seed] for seed in (3, 4)]
     assert by["kd"].difference is not None
     assert by["kd"].difference.mean == pytest.approx(sum(differences) / 2)
-    assert by[STUDENT].difference is None
+    assert by["student alone"].difference is None
 
 
 def test_the_best_weights_are_chosen_on_the_validation_data() -> None:
