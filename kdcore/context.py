@@ -261,15 +261,26 @@ class RunContext:
     def costs(self, who: str, model: nn.Module, source: Source) -> Costs:
         """Measure what a model costs, once for all of its runs.
 
+        With the first teacher a student is measured in turns, so that their latencies compare.
+
         Args:
             who: ``"student"``, or a teacher's title.
             model: the model.
             source: samples whose student's inputs it takes.
         """
         if who not in self._costs:
-            inputs = source.batch(torch.arange(1), teacher=False).inputs
-            self._costs[who] = costs_of(model, inputs)
+            measured = {who: (model, _first(source))}
+            if who != STUDENT and STUDENT not in self._costs:
+                measured[STUDENT] = self._another_student(), _first(self.data.student)
+            found = costs_of(*measured.values())
+            self._costs |= dict(zip(measured, found, strict=True))
         return self._costs[who]
+
+    def _another_student(self) -> nn.Module:
+        """Build a student as all are, and leave the random streams where they were."""
+        accelerators = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(accelerators):
+            return self.new_student(next(iter(self._starts), 0)).to(self.device)
 
     def try_losses(self, distiller: Distiller) -> None:
         """Compute all losses of a few samples, so that what cannot work fails before any training.
@@ -336,3 +347,8 @@ class RunContext:
             interruption=self.interruption,
             note=self.note,
         )
+
+
+def _first(source: Source) -> Any:
+    """Return the student's inputs of a source's first sample."""
+    return source.batch(torch.arange(1), teacher=False).inputs

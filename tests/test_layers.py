@@ -27,6 +27,7 @@ LAYERS = (
         "kdcore.randomness",
         "kdcore.nested",
         "kdcore.frames",
+        "kdcore.latency",
         "kdcore.statistics",
         "kdcore.files",
         "kdcore.devices",
