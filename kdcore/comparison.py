@@ -20,7 +20,7 @@ from kdcore.job import STUDENT, RunResult
 from kdcore.joblist import Student, plan_of, record, students
 from kdcore.models.build import code_of
 from kdcore.run import run_student
-from kdcore.statistics import Summary, summarise
+from kdcore.statistics import Summary, paired, summarise
 from kdcore.tasks import Metric
 from kdcore.teachers import TEACHER, title_of
 from kdcore.weights import weight_text
@@ -255,16 +255,17 @@ def _over(values: Iterable[float | None]) -> Summary | None:
 
 def _row(name: str, runs: Sequence[RunResult], alone: dict[int, RunResult]) -> Row:
     metric, others = runs[0].metric, runs[0].metrics[1:]
-    pairs = [
+    both = [
         (_score(run.scores, metric), _score(alone[run.seed].scores, metric))
         for run in runs
         if run.seed in alone and name != STUDENT
     ]
+    pairs = [(own, base) for own, base in both if own is not None and base is not None]
     return Row(
         name,
         _over(_score(run.scores, metric) for run in runs),
         {each.name: _over(run.scores.get(each.name) for run in runs) for each in others},
-        _over(own - base for own, base in pairs if own is not None and base is not None),
+        paired(pairs) if pairs else None,
         _over(run.loss for run in runs),
         summarise([run.seconds for run in runs]),
         _over(_score(run.best_scores, metric) for run in runs),
