@@ -14,7 +14,7 @@ from kdcore.context import RunContext
 from kdcore.distiller import Distiller
 from kdcore.experiment import ComparisonConfig, Experiment, StageConfig
 from kdcore.faculty import Teacher, run_teachers, teacher_rows
-from kdcore.files import write_bytes
+from kdcore.files import make_folder, write_bytes
 from kdcore.fingerprint import digest_of
 from kdcore.job import STUDENT, RunResult
 from kdcore.joblist import Student, plan_of, record, students
@@ -102,7 +102,7 @@ def _in_common(context: RunContext, teachers: Mapping[str, Teacher]) -> dict[str
 
 def _describe_itself(context: RunContext, description: bytes) -> None:
     """Write down what is compared, and say so where the folder held another comparison."""
-    file = context.out / COMPARISON
+    file = make_folder(context.out) / COMPARISON
     reported = (context.out / REPORT).exists()
     if reported and file.exists() and file.read_bytes() != description:
         context.console.print(

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 ALL = "all"
 """What stands for every strategy that is installed."""
 
+RECIPES_DATA = "digits"
+"""The data of the recipes that nobody needs to name."""
+
 EXAMPLE = (
     "Example: kdcore compare --data folder --root photos --strategies logits,logits+fitnets "
     "--seeds 42,43,44"
@@ -81,7 +84,7 @@ def command(
     if file is not None and recipe is not None:
         raise ConfigError("give a file or --recipe, not both")
     # The demo takes labels away, which nobody expects of images of their own.
-    default = "demo" if data in (None, "digits") else "tutorial"
+    default = "demo" if data in (None, RECIPES_DATA) else "tutorial"
     name = file.stem if file else recipe or default
     tree = configfile.read_file(file) if file else configfile.read_recipe(name)
     if strategies == ALL:
@@ -155,7 +158,10 @@ def command(
     from kdcore.shipping import choice
 
     student = None if only is None else joblist.numbered(config, only)
-    folder = out or options.OUT / options.folder_name(name, config)
+    title = options.folder_name(name, config)
+    if file is None and recipe is None and config.data.name != RECIPES_DATA:
+        title = options.data_name(config)  # nobody has named the recipe
+    folder = out or options.OUT / title
     interruption = Interruption()
     with interruption.listening(), joined(config.processes.timeout) as processes:
         console = Console(quiet=quiet or not processes.first, highlight=False, emoji=False)
@@ -176,7 +182,7 @@ def command(
     shipped = choice.attempt(config, results, context.note) if student is None else None
     if student is None:
         about = comparison.about(context)
-        report.write_report(context.out, f"kdcore compare: {name}", about, results)
+        report.write_report(context.out, f"kdcore compare: {title}", about, results)
     if json_file is not None:
         write_json(json_file, report.as_json(results))
     console.quiet = False
