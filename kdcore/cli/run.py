@@ -86,6 +86,7 @@ def command(
             Catalog(blocked=no_strategy or ()),
             resume=None if resume is None else Resume(resume.absolute(), resume_exact),
             interruption=interruption,
+            repeats=file.parent if file.name == CONFIG and resume is None else None,
         )
         taught = any(config.strategy_lists)
         models = context.new_teachers(config.seed) if taught else {}
