@@ -30,8 +30,9 @@ RELATED = {"teacher": "ink dashed", "alone": "soft"}
 """Kinds of the lines of those that are no candidates."""
 
 CHOICE = (
-    "The last weights are those after the last epoch. The best weights are those with the highest "
-    "score on the validation split; nothing was chosen on the test samples."
+    "The last weights are those after the last epoch. The best weights are those with the best "
+    "score on the validation split, of equal ones the first; nothing was chosen on the test "
+    "samples."
 )
 LAST = (
     "The last weights, those after the last epoch: there was no validation split to choose others "
