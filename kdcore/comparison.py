@@ -12,7 +12,7 @@ from kdcore.configfile import as_toml
 from kdcore.context import RunContext
 from kdcore.distiller import Distiller
 from kdcore.experiment import ComparisonConfig, Experiment, StageConfig
-from kdcore.files import write_bytes
+from kdcore.files import make_folder, write_bytes
 from kdcore.fingerprint import digest_of
 from kdcore.job import RunResult
 from kdcore.joblist import Student, plan_of, record, students
@@ -28,29 +28,30 @@ SHOWN_CLASSES = 12
 
 
 def compare(
-    context: RunContext, config: ComparisonConfig, only: Student | None = None
+    context: RunContext, config: ComparisonConfig, only: Sequence[Student] | None = None
 ) -> list[RunResult]:
-    """Run a comparison, or one student of it, and return every run, in order.
+    """Run a comparison, or some students of it, and return every run, in order.
 
     All runs are set up once before any is trained, so that what cannot work fails at once.
 
     Args:
         context: made from the same experiment.
         config: the comparison.
-        only: the one student that shall be trained, and its teachers if they are not there yet.
+        only: the students that shall be trained, and their teachers if they are not there yet;
+            all, if not given.
 
     Raises:
         UserError: a candidate cannot be set up.
         RunError: a run failed; those that were finished are kept.
     """
-    chosen = students(config) if only is None else [only]
+    chosen = students(config) if only is None else only
     description = as_toml(config).encode()
     _rehearse(context, config, chosen)
     _describe_itself(context, description)  # what cannot be set up is in nobody's place
     results: list[RunResult] = []
     for seed in dict.fromkeys(student.seed for student in chosen):
         mine = [student for student in chosen if student.seed == seed]
-        taught = only is None or not only.alone
+        taught = only is None or not all(student.alone for student in mine)
         teachers = run_teachers(context, seed) if taught else {}
         rows = teacher_rows(context, seed, teachers)
         results += rows
@@ -76,7 +77,7 @@ def _in_common(context: RunContext, teachers: Mapping[str, Teacher]) -> dict[str
 
 def _describe_itself(context: RunContext, description: bytes) -> None:
     """Write down what is compared, and say so where the folder held another comparison."""
-    file = context.out / COMPARISON
+    file = make_folder(context.out) / COMPARISON
     reported = (context.out / REPORT).exists()
     if reported and file.exists() and file.read_bytes() != description:
         context.console.print(

@@ -193,6 +193,12 @@ def as_comparison(tree: Tree, where: str) -> ComparisonConfig:
             f"{where}: strategies and seed are keys of one run (kdcore run FILE); a comparison has "
             "seeds, and a method's settings are at candidates.LABEL.strategies.NAME.KEY"
         )
+    if not tree.get("candidates"):
+        raise ConfigError(
+            f"{where}: there is no candidate to compare with the student alone: write "
+            '[[candidates]] with strategies = [{ name = "logits" }] below it, or give '
+            "--strategies logits,fitnets"
+        )
     return _validated(ComparisonConfig, tree, where)
 
 

@@ -25,10 +25,10 @@ from kdcore.distiller import Distiller
 from kdcore.errors import ModelError, NoLogitsError, StrategyError
 from kdcore.execution import Execution, in_best_layout
 from kdcore.experiment import Experiment, StageConfig, StrategyConfig
-from kdcore.files import make_folder
-from kdcore.fingerprint import ENVIRONMENT, digest_of, machine_facts, source_of
+from kdcore.files import check_folder, read_json
+from kdcore.fingerprint import ENVIRONMENT, difference, digest_of, machine_facts, source_of
 from kdcore.interruption import Interruption
-from kdcore.job import CHECKPOINTS, STUDENT, Job
+from kdcore.job import CHECKPOINTS, RESULT, STUDENT, Job
 from kdcore.models.build import Built, build, code_of
 from kdcore.outcome import outcome_of
 from kdcore.parallel import check_alike, check_several
@@ -72,6 +72,8 @@ class RunContext:
         resume: the run that shall be continued; whatever is found begun if not given.
         interruption: hears signals, before which trainings are saved.
         apart: whether others train students of the same experiment in processes of their own.
+        repeats: folder of the finished run whose settings the experiment is; what is no longer as
+            it was for it, such as the weights in a folder that they name, is said.
 
     Raises:
         UserError: the data, the device or the folder cannot be used.
@@ -87,9 +89,11 @@ class RunContext:
         resume: Resume | None = None,
         interruption: Interruption | None = None,
         apart: bool = False,
+        repeats: Path | None = None,
     ) -> None:
         self.experiment = experiment
         self.resume = resume
+        self.repeats = repeats
         self.interruption = interruption
         self.console = console
         self.catalog = catalog or Catalog()
@@ -103,7 +107,8 @@ class RunContext:
         if experiment.log.tensorboard:
             check_installed()
         self.device = find_device(experiment.device)
-        self.out = make_folder(out)
+        self.out = out
+        check_folder(out)  # made when there is something to write: what fails before leaves none
         wrappers = Catalog(WRAPPERS)
         self.wrappers = {name: wrappers.load(name)[0] for name in experiment.wrappers}
         self.data: PreparedData = prepare_data(experiment, self.device)
@@ -261,15 +266,26 @@ class RunContext:
     def costs(self, who: str, model: nn.Module, source: Source) -> Costs:
         """Measure what a model costs, once for all of its runs.
 
+        With the first teacher a student is measured in turns, so that their latencies compare.
+
         Args:
             who: ``"student"``, or a teacher's title.
             model: the model.
             source: samples whose student's inputs it takes.
         """
         if who not in self._costs:
-            inputs = source.batch(torch.arange(1), teacher=False).inputs
-            self._costs[who] = costs_of(model, inputs)
+            measured = {who: (model, _first(source))}
+            if who != STUDENT and STUDENT not in self._costs:
+                measured[STUDENT] = self._another_student(), _first(self.data.student)
+            found = costs_of(*measured.values())
+            self._costs |= dict(zip(measured, found, strict=True))
         return self._costs[who]
+
+    def _another_student(self) -> nn.Module:
+        """Build a student as all are, and leave the random streams where they were."""
+        accelerators = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(accelerators):
+            return self.new_student(next(iter(self._starts), 0)).to(self.device)
 
     def try_losses(self, distiller: Distiller) -> None:
         """Compute all losses of a few samples, so that what cannot work fails before any training.
@@ -323,9 +339,18 @@ class RunContext:
         every = {**shared, **facts}
         check_alike({name: each for name, each in every.items() if name not in ENVIRONMENT})
         job = Job(kind, name, seed, here().agreed(every), self.out)
+        if self.repeats is not None and not teacher:
+            self._say_what_changed(self.repeats, job.facts)
         if self.resume is None or teacher:
             return job
         return job.continuing(self.resume.folder, self.note, exact=self.resume.exact)
+
+    def _say_what_changed(self, folder: Path, facts: Mapping[str, object]) -> None:
+        """Say where a run that is made again is not what it was."""
+        saved = read_json(folder / RESULT)
+        before = saved.get("facts") if isinstance(saved, dict) else None
+        if isinstance(before, dict) and (told := difference(before, facts)):
+            self.note(f"not the run in {folder} again: {told}")
 
     def saver(self, job: Job, stage: int = 0) -> Saver:
         """Return what saves a stage, from 0, of a job's training."""
@@ -336,3 +361,8 @@ class RunContext:
             interruption=self.interruption,
             note=self.note,
         )
+
+
+def _first(source: Source) -> Any:
+    """Return the student's inputs of a source's first sample."""
+    return source.batch(torch.arange(1), teacher=False).inputs

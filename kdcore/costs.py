@@ -1,7 +1,8 @@
 """What a model costs where it is used: parameters, multiply-accumulates, latency, size."""
 
-import time
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,15 +10,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdcore.devices import device_of
+from kdcore.latency import latencies
 from kdcore.nested import map_tensors, to_device
 from kdcore.probe import evaluating
 from kdcore.taps import run_model
-
-WARM_UP = 5
-MOST_RUNS = 50
-FEWEST_RUNS = 5
-SECONDS = 1.0
-"""For so long latency is measured, if it takes no longer to run often enough."""
 
 
 @dataclass(frozen=True)
@@ -41,31 +37,33 @@ class Costs:
     bytes: int
 
 
-def costs_of(model: nn.Module, sample: Any) -> Costs:
-    """Measure a model.
+def costs_of(*models: tuple[nn.Module, Any]) -> list[Costs]:
+    """Measure models, their latencies in turns.
 
     Args:
-        model: where it is, in the number format that it has.
-        sample: inputs of one sample or more, of which the first is taken.
+        models: each where it is, in the number format that it has, with inputs of one sample or
+            more, of which the first is taken.
     """
-    one = to_device(map_tensors(sample, lambda tensor: tensor[:1]), device_of(model))
-    times: list[float] = []
-    with evaluating(model):
-        macs = _macs(model, one)
-        for _ in range(WARM_UP):
-            _timed(model, one)
-        while len(times) < FEWEST_RUNS or (len(times) < MOST_RUNS and sum(times) < SECONDS):
-            times.append(_timed(model, one))
-    median, high = torch.tensor(times, dtype=torch.float64).quantile(
-        torch.tensor([0.5, 0.95], dtype=torch.float64)
-    )
-    return Costs(
-        sum(parameter.numel() for parameter in model.parameters()),
-        macs,
-        1000 * float(median),
-        1000 * float(high),
-        sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()),
-    )
+    ones = [_one(model, sample) for model, sample in models]
+    with ExitStack() as stack:
+        for model, _ in ones:
+            stack.enter_context(evaluating(model))
+        macs = [_macs(model, one) for model, one in ones]
+        found = latencies([partial(_run, model, one) for model, one in ones])
+    return [
+        Costs(
+            sum(parameter.numel() for parameter in model.parameters()),
+            products,
+            latency.p50_ms,
+            latency.p95_ms,
+            sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()),
+        )
+        for (model, _), products, latency in zip(ones, macs, found, strict=True)
+    ]
+
+
+def _one(model: nn.Module, sample: Any) -> tuple[nn.Module, Any]:
+    return model, to_device(map_tensors(sample, lambda tensor: tensor[:1]), device_of(model))
 
 
 def _macs(model: nn.Module, one: Any) -> int | None:
@@ -78,12 +76,9 @@ def _macs(model: nn.Module, one: Any) -> int | None:
     return counter.get_total_flops() // 2
 
 
-def _timed(model: nn.Module, one: Any) -> float:
+def _run(model: nn.Module, one: Any) -> None:
+    """Run a model, and wait for its device."""
+    run_model(model, one)
     device = device_of(model)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    run_model(model, one)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start

@@ -115,7 +115,12 @@ def table_of(name: str) -> Table:
 
 
 def experiment_of(
-    name: str, images: Images, *, short: bool = False, cache: str | None = None
+    name: str,
+    images: Images,
+    *,
+    short: bool = False,
+    cache: str | None = None,
+    teacher: Path | None = None,
 ) -> ComparisonConfig:
     """Return the comparison that makes a table.
 
@@ -124,6 +129,7 @@ def experiment_of(
         images: where its images are.
         short: whether to take few images, steps and seeds, to see that it works.
         cache: where answers are kept, as `[cache]` has it.
+        teacher: file of a teacher that the recipe's training made before, which is not repeated.
 
     Raises:
         ConfigError: there is no such table, or it needs images and was given none.
@@ -146,6 +152,8 @@ def experiment_of(
         raise ConfigError(f"table {name!r} is of handwritten digits: leave --root and --data out")
     if cache is not None:
         override(tree, [f"cache.mode={cache}"])
+    if teacher is not None:
+        tree["teacher"]["weights"] = str(teacher)
     if short:
         _shorten(tree)
     return as_comparison(tree, f"table {name}")
@@ -195,9 +203,10 @@ def _trained_once(results: Sequence[RunResult]) -> list[float]:
 def settings_digest(config: ComparisonConfig) -> str:
     """Return the hash of a comparison's settings that are not the defaults.
 
-    Where its images lie and where answers are kept is left out: the numbers are the same.
+    Where images and a teacher's weights lie and where answers are kept is left out.
     """
     told = config.model_dump(mode="json", exclude_defaults=True)
+    told["teacher"] = {key: each for key, each in told["teacher"].items() if key != "weights"}
     told["cache"] = {key: each for key, each in told.get("cache", {}).items() if key == "dtype"}
     told["data"] = {key: each for key, each in told["data"].items() if key not in ("name", "root")}
     return fingerprint_of_facts(told)

@@ -37,10 +37,29 @@ def make_folder(path: Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise UserError(
-            f"cannot write to the output folder {path}: {error.strerror}; choose another with --out"
-        ) from None
+        raise _unwritable(path, error) from None
     return path
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder for results that could not be made or written to, and make nothing yet.
+
+    Raises:
+        UserError: says which folder.
+    """
+    whole = path.absolute()
+    there = next(each for each in (whole, *whole.parents) if os.path.lexists(each))
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write to the output folder {path}: {error.strerror}; choose another with --out"
+    )
 
 
 @contextmanager

@@ -73,7 +73,7 @@ class TaskConfig(Section):
     select: Literal["accuracy", "macro-f1"] | None = Field(
         None,
         description="of a classification: the score that chooses weights on the validation split "
-        "and heads reports; accuracy where not given",
+        "and heads reports; accuracy where not given; of equal scores the earliest epoch is kept",
     )
     metric: str | None = Field(
         None,

@@ -4,7 +4,7 @@ Commands and Python calls carry experiments' files out here alone: they read opt
 came of it. How one student is trained is in `run`, how several are compared in `comparison`.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -60,20 +60,27 @@ class Session:
     blocked: Collection[str] = ()
     command: bool = False
 
-    def run(self, config: RunConfig, name: str = "", resume: Resume | None = None) -> Finished:
+    def run(
+        self,
+        config: RunConfig,
+        name: str = "",
+        resume: Resume | None = None,
+        repeats: Path | None = None,
+    ) -> Finished:
         """Train the one student of an experiment, and its teachers where they come without weights.
 
         Args:
             config: the run.
             name: of it; the experiment's own if not given.
             resume: the run that shall be continued; whatever is found begun if not given.
+            repeats: folder of the finished run that is made again, if it is.
 
         Raises:
             UserError: it cannot be set up.
             RunError: it failed.
         """
         name = name or config.name or STUDENT
-        with self._context(config, resume=resume) as context:
+        with self._context(config, resume=resume, repeats=repeats) as context:
             taught = any(config.strategy_lists)
             models = context.new_teachers(config.seed) if taught else {}
             lines = comparison.rehearse(context, config.seed, models, config.plan)
@@ -85,13 +92,16 @@ class Session:
             done = Finished(tuple(results), Path(results[-1].folder), here().first)
         return _delivered(context, done, f"kdcore run: {name}", CONFIG)
 
-    def compare(self, config: ComparisonConfig, name: str, only: Student | None = None) -> Finished:
+    def compare(
+        self, config: ComparisonConfig, name: str, only: Sequence[Student] | None = None
+    ) -> Finished:
         """Train the students of a comparison, and their teachers.
 
         Args:
             config: the comparison.
             name: of it, for its report.
-            only: the one student that shall be trained; then nothing is shipped or reported.
+            only: the students that shall be trained; all, if not given. Of some nothing is
+                shipped or reported.
 
         Raises:
             UserError: a candidate cannot be set up.
@@ -101,21 +111,26 @@ class Session:
             results = comparison.compare(context, config, only)
             done = Finished(tuple(results), context.out, here().first)
         title = f"kdcore compare: {name}"
-        return done if only else _delivered(context, done, title, comparison.COMPARISON)
+        return done if only is not None else _delivered(context, done, title, comparison.COMPARISON)
 
     @contextmanager
     def _context(
-        self, config: Experiment, *, resume: Resume | None = None, apart: bool = False
+        self,
+        config: Experiment,
+        *,
+        resume: Resume | None = None,
+        apart: bool = False,
+        repeats: Path | None = None,
     ) -> Iterator[RunContext]:
         """Make what all runs share; inside the block they are trained."""
         if config.export is not None:
             check_formats(config.export)
         if not self.command:
-            yield self._shared(config, None, resume, apart)
+            yield self._shared(config, None, resume, apart, repeats)
             return
         interruption = Interruption()
         with interruption.listening(), joined(config.processes.timeout):
-            yield self._shared(config, interruption, resume, apart)
+            yield self._shared(config, interruption, resume, apart, repeats)
 
     def _shared(
         self,
@@ -123,6 +138,7 @@ class Session:
         interruption: Interruption | None,
         resume: Resume | None,
         apart: bool,
+        repeats: Path | None,
     ) -> RunContext:
         quiet = self.quiet or not here().first
         return RunContext(
@@ -133,6 +149,7 @@ class Session:
             resume=resume,
             interruption=interruption,
             apart=apart,
+            repeats=repeats,
         )
 
 

@@ -4,6 +4,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+ROUNDING = 1e-12
+"""Share of the largest value by which values that are equal may differ as they were computed."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -11,7 +14,7 @@ class Summary:
 
     Attributes:
         mean: their mean.
-        sd: their standard deviation (n - 1), None of a single value.
+        sd: their standard deviation (n - 1), None of a single value, 0 of equal ones.
         interval: the 95 % confidence interval of the mean by Student's t, None of a single value
             and of values that are all equal, which say nothing of how others would spread.
         p: the two-sided p-value of Student's t test that the true mean is zero; None where
@@ -23,17 +26,36 @@ class Summary:
     interval: tuple[float, float] | None
     p: float | None = None
 
+    @property
+    def equal(self) -> bool:
+        """Whether there are several values, and all are the same."""
+        return self.sd == 0
+
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Summarise values, one a seed. Of paired differences this is the paired t test."""
+    """Summarise values, one a seed."""
+    return _summary(values, max(map(abs, values)))
+
+
+def paired(pairs: Sequence[tuple[float, float]]) -> Summary:
+    """Summarise the differences of pairs, one a seed, by the paired t test.
+
+    Args:
+        pairs: each value, and what it is held against.
+    """
+    largest = max(abs(value) for pair in pairs for value in pair)
+    return _summary([own - base for own, base in pairs], largest)
+
+
+def _summary(values: Sequence[float], largest: float) -> Summary:
     mean = statistics.fmean(values)
     if len(values) < 2:
         return Summary(mean, None, None)
-    sd = statistics.stdev(values)
-    if len(set(values)) == 1:
-        return Summary(mean, sd, None)
+    if max(values) - min(values) <= ROUNDING * largest:
+        return Summary(mean, 0.0, None)
     from scipy.stats import ttest_1samp
 
+    sd = statistics.stdev(values)
     tested = ttest_1samp(values, 0.0)
     low, high = tested.confidence_interval(0.95)
     return Summary(mean, sd, (float(low), float(high)), float(tested.pvalue))

@@ -26,7 +26,7 @@ def test_parameters_products_and_bytes_are_those_of_the_layers() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 5, 3, padding=1), nn.BatchNorm2d(5), nn.Flatten(), nn.Linear(80, 7)
     )
-    costs = costs_of(model, torch.zeros(6, 3, 4, 4))
+    (costs,) = costs_of((model, torch.zeros(6, 3, 4, 4)))
     assert costs.parameters == 5 * 27 + 5 + 10 + 80 * 7 + 7
     assert costs.macs == 16 * 5 * 27 + 80 * 7
     # Two running statistics, and a count of eight bytes.
@@ -35,10 +35,17 @@ def test_parameters_products_and_bytes_are_those_of_the_layers() -> None:
 
 def test_latency_is_of_one_sample_in_milliseconds() -> None:
     model = Slow(0.02)
-    costs = costs_of(model, torch.zeros(6, 4))
+    (costs,) = costs_of((model, torch.zeros(6, 4)))
     assert set(model.seen) == {1}
     assert 20 <= costs.latency_ms < 200
     assert costs.latency_ms <= costs.latency_p95_ms
+
+
+def test_each_of_several_models_has_its_own_costs() -> None:
+    slow, fast = Slow(0.02), nn.Linear(4, 3)
+    first, second = costs_of((slow, torch.zeros(2, 4)), (fast, torch.zeros(5, 4)))
+    assert (first.parameters, second.parameters) == (10, 15)
+    assert first.latency_ms >= 20 > second.latency_ms
 
 
 def test_inputs_by_name_are_cut_to_one_sample_too() -> None:
@@ -47,7 +54,7 @@ def test_inputs_by_name_are_cut_to_one_sample_too() -> None:
             assert len(one) == len(two) == 1
             return one @ two.T
 
-    costs = costs_of(Named(), {"one": torch.ones(3, 4), "two": torch.ones(3, 4)})
+    (costs,) = costs_of((Named(), {"one": torch.ones(3, 4), "two": torch.ones(3, 4)}))
     assert (costs.parameters, costs.macs) == (0, 4)
 
 
@@ -63,7 +70,7 @@ def test_products_that_cannot_be_counted_are_none() -> None:
                 raise RuntimeError("not under this mode")
             return inputs
 
-    assert costs_of(Fails(), torch.zeros(2, 1)).macs is None
+    assert costs_of((Fails(), torch.zeros(2, 1)))[0].macs is None
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -71,7 +78,7 @@ def test_the_model_is_left_as_it_was(training: bool) -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
-    costs_of(model, torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
+    costs_of((model, torch.randn(4, 3, generator=torch.Generator().manual_seed(0))))
     assert model.training is training
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(before[name], each) for name, each in model.state_dict().items())

@@ -16,6 +16,7 @@ from torchvision import models
 
 from kdcore.errors import ModelError, UserError
 from kdcore.files import (
+    check_folder,
     load_weights,
     make_folder,
     packed,
@@ -119,6 +120,17 @@ class TestFolder:
         (tmp_path / "runs").write_text("")
         with pytest.raises(UserError, match=r"cannot write to the output folder .*--out"):
             make_folder(tmp_path / "runs")
+
+    def test_checking_makes_nothing(self, tmp_path: Path) -> None:
+        check_folder(tmp_path / "runs" / "first")
+        check_folder(tmp_path)
+        assert _names(tmp_path) == []
+
+    @pytest.mark.parametrize("below", ["", "first/second"])
+    def test_a_file_in_the_way_is_found_by_checking_too(self, tmp_path: Path, below: str) -> None:
+        (tmp_path / "runs").write_text("")
+        with pytest.raises(UserError, match=r"cannot write to the output folder .*--out"):
+            check_folder(tmp_path / "runs" / below)
 
 
 class Creates:

@@ -1,5 +1,6 @@
 import io
 import json
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from kdcore.evaluation import evaluate
 from kdcore.experiment import ComparisonConfig, StageConfig
 from kdcore.history import EpochRecord, History, Observer
 from kdcore.sections import TrainConfig
-from kdcore.trials import Trial, check_installed
+from kdcore.trials import Trial, Watch, check_installed
 from kdcore.tuning import TRIALS, Range, Search, Tuned, best_of, tuning_seeds
 from tests.extras import needed
 
@@ -450,6 +451,30 @@ def test_what_was_found_is_a_comparison_with_the_seeds_of_the_file_and_equal_tea
     assert logits.settings["temperature"] == values["logits"]["0.0.temperature"]
     unchanged = {"train", "candidates", "teacher", "task_weight"}
     assert read.model_dump(exclude=unchanged) == config.model_dump(exclude=unchanged)
+
+
+def test_what_was_found_is_trained_again_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[float] = []
+    on_epoch = Watch.on_epoch
+
+    def hears(self: Watch, record: EpochRecord) -> None:
+        heard.append(record.loss)
+        on_epoch(self, record)
+
+    monkeypatch.setattr(Watch, "on_epoch", hears)
+    config = _config("train.epochs=2").model_copy(update={"candidates": _config().candidates[:1]})
+    student, candidate = _search(config, tmp_path / "tune", seeds=[7]).run(2)
+    tuned = best_of(config, [student, candidate]).model_copy(update={"seeds": (7,)})
+    read = as_comparison(tomllib.loads(as_toml(tuned)), "tuned.toml")
+    console = Console(quiet=True)
+    _, alone, own = compare(RunContext(read, tmp_path / "compare", console), read)
+    for found, run, before in ((student, alone, 0), (candidate, own, 4)):
+        at = before + 2 * found.best.number
+        assert [each["loss"] for each in run.epochs] == heard[at : at + 2]
+        scores = [each["validation"]["accuracy"] for each in run.epochs]
+        assert max(scores) == found.best.score
 
 
 def test_the_record_names_settings_as_users_do(tmp_path: Path, pretend: Pretend) -> None:

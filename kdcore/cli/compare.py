@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 ALL = "all"
 """What stands for every strategy that is installed."""
 
+RECIPES_DATA = "digits"
+"""The data of the recipes that nobody needs to name."""
+
 EXAMPLE = (
     "Example: kdcore compare --data folder --root photos --strategies logits,logits+fitnets "
     "--seeds 42,43,44"
@@ -84,7 +87,7 @@ def command(
     if file is not None and recipe is not None:
         raise ConfigError("give a file or --recipe, not both")
     # The demo takes labels away, which nobody expects of images of their own.
-    default = "demo" if data in (None, "digits") else "tutorial"
+    default = "demo" if data in (None, RECIPES_DATA) else "tutorial"
     name = file.stem if file else recipe or default
     tree = configfile.read_file(file) if file else configfile.read_recipe(name)
     if strategies == ALL:
@@ -153,10 +156,13 @@ def command(
     from kdcore.session import Session
 
     student = None if only is None else joblist.numbered(config, only)
-    folder = out or options.OUT / options.folder_name(name, config)
+    title = options.folder_name(name, config)
+    if file is None and recipe is None and config.data.name != RECIPES_DATA:
+        title = options.data_name(config)  # nobody has named the recipe
+    folder = out or options.OUT / title
     session = Session(folder, quiet, no_strategy or (), command=True)
     try:
-        done = session.compare(config, name, student)
+        done = session.compare(config, title, None if student is None else [student])
     except (StrategyError, TapError, ModelError) as error:
         if strategies != ALL:
             raise

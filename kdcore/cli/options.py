@@ -104,6 +104,15 @@ def folder_name(name: str, config: "Experiment") -> str:
     return name if data.root is None else f"{name}-{data.root.stem or data.name}"
 
 
+def data_name(config: "Experiment") -> str:
+    """Return what an experiment's data are called: their folder or table, or else their name."""
+    data = config.data
+    if data.root is not None and data.name in ("folder", "csv"):
+        root = data.root.resolve()
+        return (root.stem if data.name == "csv" else root.name) or data.name
+    return data.name.rpartition(":")[2]
+
+
 def assign(tree: dict[str, Any], values: dict[str, Any]) -> None:
     """Set the keys whose options were given, in place.
 

@@ -17,7 +17,9 @@ def command(
         Path,
         typer.Argument(help="An exported .onnx, .pt2 or .safetensors file, or a run's folder."),
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")
+    ],
     top: Annotated[int, typer.Option(help="Tell so many classes.", min=1)] = 1,
     best: Annotated[
         bool, typer.Option("--best", help="Of a run's folder, the weights best on validation.")
@@ -29,12 +31,12 @@ def command(
     An image that cannot be read is told on a line of its own; the exit code is 2 then.
     """
     opened = _opened(file, best)
-    from kdcore.shipping.predict import check_predicts, predict
+    from kdcore.shipping.predict import check_predicts, images_at, predict
 
     check_predicts(opened, str(file))
     told, failed = [], False
     probable = opened.card.task != "regression"
-    for image in images:
+    for image in images_at(images):
         found = predict(opened, image, top)
         failed = failed or found.error is not None
         told.append(

@@ -22,6 +22,7 @@ def command(
     alone: Annotated[
         bool, typer.Option("--alone", help="Only the student alone, which needs no teacher.")
     ] = False,
+    teacher: options.TeacherFile = None,
     teacher_cache: options.TeacherCache = None,
     out: Annotated[Path | None, typer.Option(help="Folder for all files.")] = None,
     save: Annotated[
@@ -42,7 +43,9 @@ def command(
         return
     options.check_file("--save", save)
     images = evidence.Images(root, data)
-    config = evidence.experiment_of(table, images, short=short, cache=teacher_cache)
+    config = evidence.experiment_of(
+        table, images, short=short, cache=teacher_cache, teacher=teacher
+    )
 
     from rich.console import Console
 
@@ -53,12 +56,8 @@ def command(
 
     folder = out or options.OUT / (f"{table}-short" if short else table)
     session = Session(folder, quiet, command=True)
-    if alone:
-        for student in joblist.students(config):
-            if student.alone:
-                done = session.compare(config, table, student)
-    else:
-        done = session.compare(config, table)
+    by_itself = [student for student in joblist.students(config) if student.alone]
+    done = session.compare(config, table, by_itself if alone else None)
     if not done.first:
         return
     description = (folder / COMPARISON).read_bytes()

@@ -62,7 +62,7 @@ def command(
     from kdcore import report
     from kdcore.context import Resume
     from kdcore.files import write_json
-    from kdcore.job import STUDENT_WEIGHTS, begun_in
+    from kdcore.job import CONFIG, STUDENT_WEIGHTS, begun_in
     from kdcore.session import Session
 
     name, again = "", None
@@ -70,7 +70,8 @@ def command(
         name, again = begun_in(resume)["name"], Resume(resume.absolute(), resume_exact)
         out = out or resume.absolute().parent
     session = Session(out or options.OUT / file.stem, quiet, no_strategy or (), command=True)
-    done = session.run(config, name, again)
+    repeats = file.parent if file.name == CONFIG and resume is None else None
+    done = session.run(config, name, again, repeats)
     if not done.first:
         return
     if json_file is not None:

@@ -54,7 +54,7 @@ def list_folder(root: Path) -> Listing:
     folders = _folders(root)
     extra = [
         ListedFile(path, None, "train")
-        for path in (_images(root / UNLABELLED_FOLDER) if UNLABELLED_FOLDER in folders else [])
+        for path in (images_below(root / UNLABELLED_FOLDER) if UNLABELLED_FOLDER in folders else [])
     ]
     if "unlabeled" in folders:
         raise DataError(
@@ -99,7 +99,7 @@ def _class_files(root: Path, classes: Sequence[str], part: Part | None) -> list[
             f"data.root: {str(root)!r} has no folders in it; put the images of each class into a "
             "folder with the class's name"
         )
-    found = {name: _images(root / name) for name in classes}
+    found = {name: images_below(root / name) for name in classes}
     if empty := [name for name, paths in found.items() if not paths]:
         raise DataError(
             f"data.root: {str(root)!r} has folders without images: {some(empty)}; fill or remove "
@@ -108,7 +108,8 @@ def _class_files(root: Path, classes: Sequence[str], part: Part | None) -> list[
     return [ListedFile(path, name, part) for name in classes for path in found[name]]
 
 
-def _images(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[Path]:
+    """Return the image files below a folder, by their endings, in order; none that is hidden."""
     found: list[Path] = []
     seen: set[Path] = set()
     for at, folders, names in os.walk(folder, onerror=_refuse_unlistable, followlinks=True):

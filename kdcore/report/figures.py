@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kdcore.report.analysis import Agreement, Bin, mean_of
 from kdcore.report.svg import SIGNS, WIDTH, Drawing, Scale, cut, number, tick_text, ticks
+from kdcore.report.table import difference_text
 from kdcore.statistics import Summary
 
 LINE = 17
@@ -117,7 +118,7 @@ def differences(rows: Sequence[tuple[str, Summary, str]], unit: str, form: str) 
     pad = (high - low) * 0.06 or 1.0
     x = Scale(low - pad, high + pad, left, right)
     height = 24 * len(rows) + 42
-    told = "; ".join(f"{label} {_told(each, form)}" for label, each, _ in rows)
+    told = "; ".join(f"{label} {difference_text(each, form)}" for label, each, _ in rows)
     drawing = Drawing(height, "Difference to the student alone", f"In {unit}: {told}.")
     shown = ticks(x.low, x.high, 5)
     for value in shown:
@@ -132,14 +133,6 @@ def differences(rows: Sequence[tuple[str, Summary, str]], unit: str, form: str) 
         drawing.circle(x(each.mean), y, 4.5, f"fill {kind}")
         drawing.text(WIDTH, y + 4, format(each.mean, f"+{form}"), "value", "end")
     return drawing
-
-
-def _told(summary: Summary, form: str) -> str:
-    text = format(summary.mean, f"+{form}")
-    if summary.interval is None:
-        return text
-    low, high = summary.interval
-    return f"{text} ({low:+{form}} to {high:+{form}})"
 
 
 SMALL = 168

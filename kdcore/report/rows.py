@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from kdcore.costs import Costs
 from kdcore.job import STUDENT, RunResult
-from kdcore.statistics import Summary, holm, summarise
+from kdcore.statistics import Summary, holm, paired, summarise
 from kdcore.tasks import Metric
 from kdcore.teachers import TEACHER, title_of
 
@@ -93,6 +93,11 @@ class Sheet:
         return list(dict.fromkeys(entry.result.seed for entry in self.entries))
 
     @property
+    def repeated(self) -> bool:
+        """Whether a row has several runs, so that there is a spread."""
+        return len(self.titles) < len(self.entries)
+
+    @property
     def titles(self) -> list[str]:
         """What its rows are called, in order."""
         return list(dict.fromkeys(entry.title for entry in self.entries))
@@ -166,10 +171,10 @@ class Row:
         def over(score: Callable[[RunResult, str], float | None]) -> dict[str, Summary | None]:
             return {each.name: _over(score(run, each.name) for run in runs) for each in metrics}
 
-        def paired(score: Callable[[RunResult, str], float | None]) -> dict[str, Summary | None]:
+        def against(score: Callable[[RunResult, str], float | None]) -> dict[str, Summary | None]:
             return {
-                each.name: _over(
-                    _minus(score(run, each.name), score(alone, each.name)) for run, alone in pairs
+                each.name: _paired(
+                    (score(run, each.name), score(alone, each.name)) for run, alone in pairs
                 )
                 for each in metrics
             }
@@ -180,9 +185,9 @@ class Row:
             entries[0].role,
             metrics,
             over(_last),
-            paired(_last),
+            against(_last),
             over(_best),
-            paired(_best),
+            against(_best),
             _over(map(_validation, runs)),
             _over(run.loss for run in runs),
             summarise([run.seconds for run in runs]),
@@ -221,8 +226,9 @@ def _validation(run: RunResult) -> float | None:
     return None if score is None else float(score)
 
 
-def _minus(own: float | None, base: float | None) -> float | None:
-    return None if own is None or base is None else own - base
+def _paired(pairs: Iterable[tuple[float | None, float | None]]) -> Summary | None:
+    known = [(own, base) for own, base in pairs if own is not None and base is not None]
+    return paired(known) if known else None
 
 
 def _over(values: Iterable[float | None]) -> Summary | None:

@@ -1,6 +1,6 @@
 """The first part of the page: what came out, what it costs, what was exported, learning curves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kdcore.files import size_text
@@ -30,8 +30,9 @@ RELATED = {"teacher": "ink dashed", "alone": "soft"}
 """Kinds of the lines of those that are no candidates."""
 
 CHOICE = (
-    "The last weights are those after the last epoch. The best weights are those with the highest "
-    "score on the validation split; nothing was chosen on the test samples."
+    "The last weights are those after the last epoch. The best weights are those with the best "
+    "score on the validation split, of equal ones the first; nothing was chosen on the test "
+    "samples."
 )
 LAST = (
     "The last weights, those after the last epoch: there was no validation split to choose others "
@@ -54,7 +55,7 @@ def verdicts(sheet: Sheet) -> list[str]:
         if difference.interval is None:
             found.append(
                 f"{text} in one pair of runs, which says little about the next."
-                if difference.sd is None
+                if not difference.equal
                 else f"{text}, the same with every seed, which leaves no spread to judge it by."
             )
             continue
@@ -120,7 +121,7 @@ def _results(sheet: Sheet) -> str:
         shown = [(row.title, each, _kind(each, metric)) for row, each in known]
         told = f"Difference in {metric.name} to the student alone, paired by seed"
         several = any(each.interval for _, each in known)
-        told += ": mean and 95 % interval." if several else "; one seed has no interval."
+        told += f": {_shown(each for _, each in known)}."
         drawing = differences(shown, unit, metric.form)
         said = "".join(paragraph(text) for text in verdicts(sheet)) if len(known) <= MANY else ""
         if len(known) > MANY and several:
@@ -147,6 +148,17 @@ def _told_apart(rows: Sequence[Row]) -> str:
     return ", ".join(found) or "none of them"
 
 
+def _shown(differences: Iterable[Summary]) -> str:
+    """Say what is drawn of differences."""
+    found = list(differences)
+    parts = ["mean and 95 % interval" if any(each.interval for each in found) else "mean"]
+    if any(each.equal for each in found):
+        parts.append("differences that are equal with every seed have no interval")
+    if any(each.sd is None for each in found):
+        parts.append("one pair has no interval")
+    return "; ".join(parts)
+
+
 def _kind(difference: Summary, metric: Metric) -> str:
     """Return the colour of a difference: plain where it may be none."""
     if difference.interval is None or difference.interval[0] <= 0 <= difference.interval[1]:
@@ -159,9 +171,11 @@ def _costs(sheet: Sheet) -> str:
     note = (
         "Multiply-accumulates of matrix products and convolutions, and the time of a forward pass "
         "(median, and what 95 of 100 passes keep to), of one sample in 32-bit numbers on the "
-        "machine that trained; the size of the weights as they are saved. Training is from the "
-        "first step to the last evaluation, without the teacher's own: beside other work on the "
-        "machine it takes longer."
+        "machine that trained. A student is timed once, in turns with the first teacher that was "
+        "trained or measured beside it; what another start of the program timed met other load. "
+        "The size is that of the weights as they are saved. Training is from the first step to "
+        "the last evaluation, without the teacher's own: beside other work on the machine it "
+        "takes longer."
     )
     return table(names, lines, "Costs") + paragraph(note, "note")
 
@@ -196,7 +210,8 @@ def _exported(entries: Sequence[Entry]) -> str:
             NOTHING,
             *(_score(shipment.scores, e) for e in metrics),
         ]
-        lines.insert(0, [*own, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING])
+        times = [_ms(shipment.latency_p50_ms), _ms(shipment.latency_p95_ms)]
+        lines.insert(0, [*own, NOTHING, NOTHING, *times, NOTHING])
         title = f"{entry.title}, seed {entry.result.seed}, {shipment.weights} weights"
         calibrated = shipment.calibrated_on
         parts += [
@@ -205,7 +220,10 @@ def _exported(entries: Sequence[Entry]) -> str:
             paragraph(
                 "Scores and latency are those of the exported files themselves, each loaded again "
                 f"and run on the {shipment.samples:,} test samples, one at a time for latency, on "
-                f"{shipment.machine}."
+                f"{shipment.machine}. Latencies were measured in turns, so that load meets all "
+                "alike; those of another table or file are of another time, and perhaps of an "
+                "accelerator. A file normalises the image itself, which the student in PyTorch "
+                "is given ready."
                 + (
                     f" int8 was calibrated on {calibrated:,} training samples."
                     if calibrated
@@ -221,6 +239,10 @@ def _escaped(text: str) -> str:
     from html import escape
 
     return escape(text)
+
+
+def _ms(latency: float | None) -> str:
+    return NOTHING if latency is None else f"{latency:.2f}"
 
 
 def _score(scores: Mapping[str, float], metric: Metric) -> str:
@@ -250,7 +272,9 @@ def _learned(sheet: Sheet) -> str:
         if not lines:
             continue
         title = f"{name[:1].upper()}{name[1:]}"
-        several = "mean over seeds" if len(sheet.seeds) > 1 else f"seed {sheet.seeds[0]}"
+        seeds = ", ".join(map(str, sheet.seeds))
+        one = f"seed {seeds}" if len(sheet.seeds) == 1 else f"one run a row, of seeds {seeds}"
+        several = "mean over seeds" if sheet.repeated else one
         found += _figures(lines, title, name, several, "score" if metric else "loss")
     if not found:
         return ""

@@ -16,6 +16,9 @@ from kdcore.tasks import Metric
 
 NOTHING = "–"
 
+EQUAL = "equal, no interval"
+"""What is said of differences that are the same with every seed."""
+
 NO_SCORE = Metric("score")
 """What heads the empty column of a task without scores."""
 
@@ -36,12 +39,12 @@ def mean_text(summary: Summary | None, form: str) -> str:
 
 
 def difference_text(summary: Summary | None, form: str) -> str:
-    """Write a mean difference, with its interval where there is one."""
+    """Write a mean difference, with its interval, or why several have none."""
     if summary is None:
         return NOTHING
     text = format(summary.mean, f"+{form}")
     if summary.interval is None:
-        return text
+        return f"{text} ({EQUAL})" if summary.equal else text
     low, high = summary.interval
     return f"{text} ({low:+{form}} to {high:+{form}})"
 
@@ -106,14 +109,27 @@ def caption(results: Sequence[RunResult] | Sheet) -> str:
     """Say what the numbers of a table are."""
     sheet = Sheet.of(results)
     seeds = sheet.seeds
+    listed = ", ".join(map(str, seeds))
+    if not sheet.repeated and len(seeds) > 1:
+        return f"one run a row, of seeds {listed}; one run proves little: give each row equal seeds"
     if len(seeds) == 1:
         if not any(entry.role == "alone" for entry in sheet.entries):
             return f"seed {seeds[0]}; one run proves little: kdcore compare has several seeds"
         several = ",".join(str(seeds[0] + more) for more in range(3))
         return f"seed {seeds[0]}; one seed proves little: --seeds {several}"
-    listed = ", ".join(map(str, seeds))
-    said = f"mean ± standard deviation over seeds {listed}; paired difference with 95 % interval"
-    rows = sheet.rows()
+    spread = f"mean ± standard deviation over seeds {listed}"
+    single = [title for title in sheet.titles if len(sheet.of_row(title)) == 1]
+    if single:
+        spread += f" (one run: {', '.join(single)})"
+    return spread + _tested(sheet.rows())
+
+
+def _tested(rows: Sequence[Row]) -> str:
+    """Say what stands beside the differences of several seeds."""
+    found = [each for row in rows if (each := row.first(row.differences)) is not None]
+    said = "; paired difference" if found else ""
+    if any(each.interval for each in found):
+        said += " with 95 % interval"
     count = sum(row.p_holm is not None for row in rows)
     return f"{said}; p corrected by Holm over {count} candidates" if with_p(rows) else said
 
@@ -233,7 +249,7 @@ def value_columns(sheet: Sheet) -> tuple[Cells, list[tuple[Value, ...]]]:
     for metric in sheet.metrics:
         for which in (metric.heading, f"best weights {metric.heading}"):
             names += [which, f"{which} sd"]
-            names += [f"{which} difference{bound}" for bound in ("", " low", " high", " p")]
+            names += [f"{which} difference{bound}" for bound in ("", " sd", " low", " high", " p")]
     names.append(P_HOLM)
     names += ["training loss", "training loss sd", "seconds", "seconds sd"]
     names += ["seconds relative to student alone", "parameters", "multiply-accumulates"]
@@ -249,7 +265,7 @@ def _values(sheet: Sheet, row: Row) -> tuple[Value, ...]:
             (row.best, row.best_differences),
         ):
             line += _mean_and_sd(scores[metric.name])
-            line += _mean_bounds_and_p(differences[metric.name])
+            line += _mean_to_p(differences[metric.name])
     line.append(row.p_holm)
     line += _mean_and_sd(row.loss)
     line += _mean_and_sd(row.seconds)
@@ -266,10 +282,11 @@ def _mean_and_sd(summary: Summary | None) -> list[float | None]:
     return [summary.mean, summary.sd] if summary else [None, None]
 
 
-def _mean_bounds_and_p(summary: Summary | None) -> list[float | None]:
+def _mean_to_p(summary: Summary | None) -> list[float | None]:
+    """Return mean, deviation, bounds and p-value of differences."""
     if summary is None:
-        return [None, None, None, None]
-    return [summary.mean, *(summary.interval or (None, None)), summary.p]
+        return [None] * 5
+    return [summary.mean, summary.sd, *(summary.interval or (None, None)), summary.p]
 
 
 SPREADSHEET = ("=", "+", "-", "@", "\t", "\r")

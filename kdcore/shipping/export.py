@@ -5,6 +5,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,19 @@ from kdcore.catalog import own_version
 from kdcore.errors import RunError
 from kdcore.files import make_folder, write_bytes
 from kdcore.job import OUTCOME
+from kdcore.latency import Latency, latencies
 from kdcore.nested import map_tensors
 from kdcore.outcome import Outcome
 from kdcore.probe import evaluating
 from kdcore.sections import ExportConfig
 from kdcore.shipping.formats import SAFETENSORS, Draft, Format, check_formats, wanted
-from kdcore.shipping.graph import Inputs, inputs_at
+from kdcore.shipping.graph import inputs_at
 from kdcore.shipping.opened import Opened, open_student
 from kdcore.shipping.quantize import calibration_samples
 from kdcore.shipping.readme import README, readme
 from kdcore.shipping.record import FOLDER, Shipment, ShippedFile
 from kdcore.shipping.student import FinishedRun
-from kdcore.shipping.verify import Comparison, Finding, batches, latency
+from kdcore.shipping.verify import Comparison, Finding, batches
 from kdcore.taps import logits_of, run_model
 
 COMPARED = 64
@@ -93,9 +95,10 @@ def export_run(
         _refuse_another(run, findings[0].scores if shipping.samples == len(run.data.test) else {})
         _refuse_different(made, findings[1:], tolerance)
         note("timing each file")
+        own, *taken = shipping.time(student, made)
         files = tuple(
-            _measured(each, finding, _bound(each, finding, tolerance), shipping.one)
-            for each, finding in zip(made, findings[1:], strict=True)
+            _measured(each, finding, _bound(each, finding, tolerance), time)
+            for each, finding, time in zip(made, findings[1:], taken, strict=True)
         )
         for each in made:
             each.path.replace(target / each.path.name)
@@ -110,6 +113,8 @@ def export_run(
         _machine(),
         own_version(),
         files,
+        own.p50_ms,
+        own.p95_ms,
     )
     shipment.save(target)
     write_bytes(target / README, readme(card, shipment, shipping.one).encode())
@@ -166,6 +171,12 @@ class _Shipping:
             for each, comparison in zip(made, comparisons[1:], strict=True):
                 comparison.add(each.opened.run(inputs), expected, batch.targets)
         return [comparison.finding() for comparison in comparisons]
+
+    def time(self, student: torch.nn.Module, made: Sequence[_Made]) -> list[Latency]:
+        """Time the student as it was trained, and every file, on one sample."""
+        bare = self.run.data.test.batch(torch.arange(1), teacher=False).inputs
+        files = [partial(each.opened.run, self.one) for each in made]
+        return latencies([lambda: _logits(student, bare), *files])
 
 
 def _logits(student: torch.nn.Module, inputs: Any) -> Tensor:
@@ -231,9 +242,8 @@ def _refuse_different(
             )
 
 
-def _measured(made: _Made, finding: Finding, bound: float | None, one: Inputs) -> ShippedFile:
+def _measured(made: _Made, finding: Finding, bound: float | None, time: Latency) -> ShippedFile:
     content = made.path.read_bytes()
-    median, high = latency(lambda: made.opened.run(one))
     return ShippedFile(
         made.path.name,
         made.format.name,
@@ -244,8 +254,8 @@ def _measured(made: _Made, finding: Finding, bound: float | None, one: Inputs) -
         bound,
         finding.agreement,
         finding.scores,
-        median,
-        high,
+        time.p50_ms,
+        time.p95_ms,
         made.opened.runtime,
         made.format.versions(made.path),
     )

@@ -1,7 +1,9 @@
 """Exported files as they are used: opened anew, and run on samples."""
 
+import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,7 @@ def open_torch(path: Path) -> Opened:
     """Open a file of ``torch.export``."""
     extra: dict[str, Any] = dict.fromkeys(KEYS, "")
     try:
-        with warnings.catch_warnings():
+        with _no_logs(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PyTorch's own insides
             program = torch.export.load(path, extra_files=extra)
             module = program.module()
@@ -74,6 +76,17 @@ def open_torch(path: Path) -> Opened:
     return Opened(card, _without_gradients(module), _pytorch())
 
 
+@contextmanager
+def _no_logs() -> Iterator[None]:
+    """Keep PyTorch from logging the trace of what is told in one line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def open_weights(path: Path) -> Opened:
     """Build the model that a safetensors file names; one of kdcore's own or of a library's."""
     card = _known(Card.of_weights(path), path)
@@ -83,7 +96,13 @@ def open_weights(path: Path) -> Opened:
             "of its run, or an .onnx or .pt2 file of it"
         )
     config = ModelConfig(model=card.model, output=card.output, weights=path)
-    student = build_model(config, card.outputs, card.image.size, str(path))
+    try:
+        student = build_model(config, card.outputs, card.image.size, str(path))
+    except (RuntimeError, MemoryError) as error:  # such as room for a layer of absurd width
+        raise ModelError(
+            f"{path}: the model that its card describes cannot be built: {_first_line(error)}; "
+            "export the student again"
+        ) from None
     return open_student(student, card)
 
 

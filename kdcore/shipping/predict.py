@@ -1,14 +1,17 @@
 """What an exported student says of image files as they are."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from kdcore.data.files import FileImages
-from kdcore.errors import DataError, UserError
+from kdcore.data.folder import ENDINGS, images_below
+from kdcore.errors import DataError, ModelError, UserError
 from kdcore.shipping.graph import of_pixels
 from kdcore.shipping.opened import Opened
 
@@ -45,6 +48,21 @@ def check_predicts(opened: Opened, where: str) -> None:
         )
 
 
+def images_at(paths: Sequence[Path]) -> list[Path]:
+    """Return image files as they are given, and for a folder those below it.
+
+    Raises:
+        UserError: a folder has none.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inside = images_below(path) if path.is_dir() else [path]
+        if not inside:
+            raise UserError(f"{path} has no images in it (they end in {' '.join(ENDINGS)})")
+        found += inside
+    return found
+
+
 def predict(opened: Opened, path: Path, top: int) -> Prediction:
     """Read an image file and ask a student of it.
 
@@ -55,14 +73,38 @@ def predict(opened: Opened, path: Path, top: int) -> Prediction:
     """
     image = opened.card.image
     assert image is not None
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        return Prediction(str(path), error=f"cannot read image {str(path)!r}: it is no file")
     try:
-        pixels = FileImages([path], path.parent).fitted(torch.zeros(1).long(), image.geometry)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is refused
+            pixels = FileImages([path], path.parent).fitted(torch.zeros(1).long(), image.geometry)
     except DataError as error:
         return Prediction(str(path), error=str(error))
-    (logits,) = opened.run(of_pixels(pixels.permute(0, 3, 1, 2).contiguous()))
-    return Prediction(
-        str(path), _values(logits.double(), opened.card.classes, opened.card.task, top)
-    )
+    logits = _logits(opened, pixels.permute(0, 3, 1, 2).contiguous())
+    if not bool(torch.isfinite(logits).all()):
+        return Prediction(str(path), error=f"{path}: the student's logits are not finite")
+    return Prediction(str(path), _values(logits, opened.card.classes, opened.card.task, top))
+
+
+def _logits(opened: Opened, pixels: Tensor) -> Tensor:
+    """Run a student on one image, ``uint8 [1, 3, size, size]``; return its logits, ``[outputs]``.
+
+    Raises:
+        ModelError: it fails, or gives something else: the file is damaged, or was changed.
+    """
+    wrong = "does not give what its card says: it is damaged or was changed; export it again"
+    try:
+        logits = opened.run(of_pixels(pixels)).double()
+    except Exception as error:  # what a runtime raises on a file that was changed is its own
+        reason = (str(error).splitlines() or [""])[0]
+        raise ModelError(
+            f"the student fails on an image ({type(error).__name__}: {reason}): its file {wrong}"
+        ) from error
+    outputs = opened.card.outputs
+    if logits.dim() != 2 or outputs not in (None, logits.shape[1]):
+        raise ModelError(f"the student gives {list(logits.shape)}: its file {wrong}")
+    return logits[0]
 
 
 def _values(

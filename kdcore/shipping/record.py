@@ -66,6 +66,9 @@ class Shipment:
         machine: where latencies were measured.
         kdcore: the version that exported it.
         files: the files.
+        latency_p50_ms: median time of one sample of the student itself, in PyTorch, in
+            milliseconds; None where it was not measured.
+        latency_p95_ms: of 95 in 100 samples at most, the like.
     """
 
     run: str
@@ -78,6 +81,8 @@ class Shipment:
     machine: str
     kdcore: str
     files: tuple[ShippedFile, ...]
+    latency_p50_ms: float | None = None
+    latency_p95_ms: float | None = None
 
     def save(self, folder: Path) -> None:
         """Write it into the folder of its files."""

@@ -1,7 +1,6 @@
-"""Whether an exported file gives what the student gives, and how long it takes."""
+"""Whether an exported file gives what the student gives."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,11 +12,6 @@ FIRST_BATCHES = (1, 2, 5)
 """Sizes of the first batches, so that a file that knows one size alone is found."""
 
 BATCH = 32
-
-WARM_UP = 10
-FEWEST_TIMES, MOST_TIMES = 30, 300
-SECONDS = 1.0
-"""For so long a file is timed, if it takes no longer to run often enough."""
 
 
 def batches(samples: int) -> Iterator[Tensor]:
@@ -96,21 +90,3 @@ class Comparison:
 def _largest(values: Tensor) -> float:
     """Return the largest of some values; infinity where one is no number."""
     return float(values.nan_to_num(nan=torch.inf, posinf=torch.inf).max())
-
-
-def latency(call: Callable[[], object]) -> tuple[float, float]:
-    """Time a call; return the median and the 95th percentile, in milliseconds."""
-    times: list[float] = []
-    for _ in range(WARM_UP):
-        _timed(call)
-    while len(times) < FEWEST_TIMES or (len(times) < MOST_TIMES and sum(times) < SECONDS):
-        times.append(_timed(call))
-    shares = torch.tensor([0.5, 0.95], dtype=torch.float64)
-    median, high = torch.tensor(times, dtype=torch.float64).quantile(shares)
-    return 1000 * float(median), 1000 * float(high)
-
-
-def _timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start

@@ -127,16 +127,28 @@ def test_set_reaches_the_settings_of_a_candidate(
 
 
 def test_a_folder_of_class_folders_is_distilled(
-    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     (folder / "unlabelled").mkdir()
     for number in range(6):
         Image.new("RGB", (9, 9), (number * 40,) * 3).save(folder / "unlabelled" / f"{number}.jpg")
-    arguments = ["compare", *SMALL, "--data", "folder", "--root", str(folder)]
-    assert run_command([*arguments, "--out", str(tmp_path / "out"), "--strategies", "logits"]) == 0
+    arguments = ["compare", *SMALL[2:], "--data", "folder", "--root", str(folder)]
+    arguments += ["--strategies", "logits"]  # the recipe is not named
+    assert run_command(arguments) == 0
     text = capsys.readouterr().out
     assert "3 classes" in text
     assert "the student sees 30 labels" in text
+    # It is called after the images, and the same command finds it again.
+    report = tmp_path / "kdcore-runs" / folder.name / "report.md"
+    assert report.read_text().startswith(f"# kdcore compare: {folder.name}\n")
+    before = sorted(report.parent.iterdir())
+    assert run_command(arguments) == 0
+    assert sorted(report.parent.iterdir()) == before
+    assert [each.name for each in (tmp_path / "kdcore-runs").iterdir()] == [folder.name]
 
 
 def test_a_run_from_a_file_trains_its_teacher_first(
@@ -224,6 +236,8 @@ def test_layers_says_why_and_gives_lines_that_are_settings(
         ("compare --device cuda:55", "there is no device 'cuda:55' here"),
         ("compare --teacher missing.safetensors", "missing.safetensors"),
         ("compare --labels 3", "3"),
+        ("compare bare.toml", "bare.toml: there is no candidate"),
+        ("compare bare.toml", "write [[candidates]] with strategies = [{ name ="),
         ("run missing.toml", "missing.toml: No such file"),
         ("strategies nothing", "unknown strategy 'nothing'"),
         ("layers nothing", "unknown model 'nothing'"),
@@ -239,6 +253,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "bare.toml").write_text('[data]\nname = "digits"\n')
     words = arguments.split()
     if words[0] == "compare" and "--epoch" not in words:
         words += ["--out", str(tmp_path / "out"), "--limit", "120"]
@@ -263,6 +278,7 @@ def test_an_unreadable_image_is_named(
     text = error("compare", "--data", "folder", "--root", folder, "--out", tmp_path / "out")
     assert "broken.png" in text
     assert "--skip-unreadable" in text
+    assert not (tmp_path / "out").exists()  # nothing was begun
 
 
 def test_a_single_class_is_refused(tmp_path: Path, folder: Path, error: Callable[..., str]) -> None:

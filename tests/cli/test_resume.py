@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from kdcore.cli.main import run_command
+from kdcore.files import save_weights
+from kdcore.models.tutorial import LightNN
 from kdcore.saving import Saver
+from tests.extras import needed
 
 RUN = """
 strategies = [{ name = "logits" }]
@@ -249,3 +252,54 @@ def test_a_full_disk_is_one_line(
     assert _command("run", file, "--out", tmp_path / "out") == 3
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: no space left for student.safetensors: make room, and the same")
+
+
+def test_what_is_shown_of_a_run_that_was_stopped_neither_repeats_nor_misses_a_step(
+    tmp_path: Path, file: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed("tensorboard")
+    out = tmp_path / "out"
+    arguments = ("run", file, "--tensorboard", "--set", "strategies=[]", "--out")
+    assert _command(*arguments, tmp_path / "whole") == 0
+    with monkeypatch.context():
+        stop(3, signal.SIGINT)
+        assert _command(*arguments, out) == 130
+        monkeypatch.undo()
+    assert _command(*arguments, out) == 0
+    whole, continued = _shown(tmp_path / "whole"), _shown(out)
+    assert continued == whole
+    steps = [step for step, _ in continued["loss/task"]]
+    assert steps == list(range(len(steps)))
+    assert len(steps) >= 4
+
+
+def _shown(out: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return what TensorBoard reads of the one run below a folder: step and value, by tag."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (folder,) = out.glob("*/tensorboard/stage1")
+    events: Any = EventAccumulator(str(folder))
+    events.Reload()
+    return {
+        tag: [(each.step, each.value) for each in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+    }
+
+
+def test_a_run_that_is_made_again_from_other_weights_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "first.safetensors"
+    student = LightNN(image_size=8)
+    save_weights(weights, student.state_dict())
+    file = tmp_path / "one.toml"
+    text = RUN.replace('[{ name = "logits" }]', "[]")
+    file.write_text(text.replace("[student]", f'[student]\nweights = "{weights}"'))
+    assert _command("run", file, "--out", tmp_path / "out") == 0
+    (config,) = (tmp_path / "out").glob("*/config.toml")
+    capsys.readouterr()
+    assert _command("run", config, "--out", tmp_path / "again") == 0
+    assert "not the run in" not in capsys.readouterr().out  # the control
+    save_weights(weights, {name: -each for name, each in student.state_dict().items()})
+    assert _command("run", config, "--out", tmp_path / "other") == 0
+    assert f"not the run in {config.parent} again: start" in capsys.readouterr().out

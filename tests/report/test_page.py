@@ -214,6 +214,32 @@ def test_a_browser_shows_it_without_a_request_a_complaint_or_a_scroll_bar(
         assert small >= 9, "text in figures is too small to read"
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(browser.binary() is None, reason="there is no browser")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_table_shows_where_it_goes_on_and_where_it_ends(tmp_path: Path, scheme: str) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(_page(comparison(tmp_path / "out")), encoding="utf-8")
+    with browser.running() as shown:
+        shown.open(file, 390, scheme)
+        box = "document.querySelector('#costs .box')"
+        assert shown.value(f"{box}.scrollWidth > {box}.clientWidth")
+        before = _edge(shown, box)
+        shown.value(f"{box}.scrollLeft = 9999")
+        assert before != _edge(shown, box)  # the shade has gone, as nothing is behind the edge
+        lines = "[...document.querySelectorAll('#costs tbody th')]"
+        tops = f"{lines}.map(each => getComputedStyle(each).borderTopWidth)"
+        assert set(shown.value(tops)) == {"1px"}
+
+
+def _edge(shown: browser.Browser, box: str) -> str:
+    """Return the colours of the upper right corner of a box, where no text is."""
+    shown.value(f"{box}.scrollIntoView()")
+    place = shown.value(f"(r => [r.right - 4, r.top + scrollY + 1])({box}.getBoundingClientRect())")
+    clip = {"x": place[0], "y": place[1], "width": 4, "height": 4, "scale": 1}
+    return str(shown.call("Page.captureScreenshot", format="png", clip=clip)["data"])
+
+
 SMALLEST = """Math.min(...[...document.querySelectorAll('svg text')].map(each => {
   const scale = each.ownerSVGElement.getBoundingClientRect().width /
     each.ownerSVGElement.viewBox.baseVal.width;

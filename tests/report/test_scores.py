@@ -48,6 +48,25 @@ def test_one_pair_of_runs_gets_no_verdict() -> None:
     assert said == "a: +2.00 points accuracy in one pair of runs, which says little about the next."
 
 
+def test_equal_differences_get_no_verdict_and_their_figure_says_why() -> None:
+    sheet = _sheet((52, 62))
+    (said,) = verdicts(sheet)
+    assert said == (
+        "a: +2.00 points accuracy, the same with every seed, which leaves no spread to judge it by."
+    )
+    body = sections(sheet)[0].body
+    assert "equal with every seed have no interval" in body
+    assert "mean and 95 % interval" not in body
+    assert "mean and 95 % interval" in sections(_sheet((52, 62.1)))[0].body  # the control
+
+
+def test_curves_of_one_run_a_row_are_no_mean() -> None:
+    runs = [_run("student", 1, 50, 4, ACCURACY), _run("a", 2, 52, 4, ACCURACY)]
+    body = next(e.body for e in sections(Sheet.of(runs)) if e.name == "curves")
+    assert "mean over seeds" not in body
+    assert "one run a row, of seeds 1, 2" in body
+
+
 def test_the_validation_split_chooses_and_not_the_test_samples() -> None:
     worse = chosen(_sheet((40, 50), validation=5))
     assert worse is not None

@@ -42,10 +42,38 @@ def test_the_table_has_a_row_a_name_and_the_difference_to_the_student_alone() ->
 def test_one_seed_is_said_to_prove_little_and_several_have_intervals() -> None:
     assert "one seed proves little" in markdown_table([_run("student", 1, 90)])
     several = markdown_table(
-        [_run(n, s, a) for s, a in ((1, 90), (2, 92)) for n in ("student", "logits")]
+        [
+            *(_run("student", s, a) for s, a in ((1, 90), (2, 92))),
+            *(_run("logits", s, a) for s, a in ((1, 90), (2, 92.5))),
+        ]
     )
     assert "95 % interval" in several
     assert "91.00 ± 1.41" in several
+
+
+def _equal() -> list[RunResult]:
+    return [_run(n, s, a) for s, a in ((1, 90), (2, 92)) for n in ("student", "logits")]
+
+
+def test_differences_that_are_all_equal_are_said_to_have_no_interval() -> None:
+    text = markdown_table(_equal())
+    assert "| logits | 91.00 ± 1.41 | +0.00 (equal, no interval) |" in text
+    assert "95 % interval" not in text
+    (line,) = [e for e in csv.DictReader(io.StringIO(csv_table(_equal()))) if e["row"] == "logits"]
+    found = [line[f"accuracy (%) difference{each}"] for each in ("", " sd", " low", " high")]
+    assert found == ["0.0", "0.0", "", ""]
+    printed = io.StringIO()
+    print_table(Console(file=printed), _equal())
+    assert "+0.00 (equal, no interval)" in printed.getvalue()
+    assert "+0.00 (equal, no interval)" in latex_table(_equal())
+
+
+def test_rows_of_one_run_each_have_no_mean_over_seeds() -> None:
+    runs = [_run("student", 1, 90), _run("logits", 2, 96)]
+    assert "one run a row, of seeds 1, 2" in markdown_table(runs)
+    assert "standard deviation" not in markdown_table(runs)
+    more = markdown_table([*runs, _run("logits", 3, 97)])
+    assert "standard deviation over seeds 1, 2, 3 (one run: student alone)" in more
 
 
 def test_the_best_column_is_there_only_where_there_was_validation() -> None:
@@ -140,7 +168,8 @@ def test_a_row_that_a_spreadsheet_would_compute_is_text() -> None:
 def test_latex_has_its_signs_kept_from_meaning_something() -> None:
     text = latex_table(_two())
     assert r"a\_b \& \textless{}c\textgreater{} & 91.00 $\pm$ 1.41" in text
-    assert r"95 \% interval" in text
+    third = [_run("student", 3, 90), _run("a_b & <c>", 3, 95)]
+    assert r"95 \% interval" in latex_table([*_two(), *third])
     (columns,) = re.findall(r"begin\{tabular\}\{(\w+)\}", text)
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(rows) == 3

@@ -50,19 +50,31 @@ def test_files_that_are_none_are_refused_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["onnx", "pt2", "safetensors"])
 @pytest.mark.parametrize("harm", ["cut", "other", "empty"])
-def test_damaged_files_are_refused_in_one_line(ending: str, harm: str, tmp_path: Path) -> None:
+def test_damaged_files_are_refused_in_one_line(
+    ending: str, harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = tmp_path / f"it.{ending}"
     if ending == "safetensors":
         save_weights(file, LightNN().state_dict(), card().metadata())
     else:
         write = write_onnx if ending == "onnx" else write_torch
         write(file, capture(LightNN().eval(), IMAGE, images(2)), card())
+    caplog.clear()
     whole = file.read_bytes()
     file.write_bytes({"cut": whole[: len(whole) // 2], "other": b"no file", "empty": b""}[harm])
     with pytest.raises((ModelError, UserError)) as raised:
         open_file(file)
     assert len(str(raised.value).splitlines()) == 1
     assert str(file) in str(raised.value)
+    assert caplog.records == []
+
+
+def test_a_card_that_describes_an_absurd_model_is_refused_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "it.safetensors"
+    told = card(outputs=10**13, classes=())
+    save_weights(file, LightNN().state_dict(), told.metadata())
+    with pytest.raises(ModelError, match=r"the model that its card describes cannot be built"):
+        open_file(file)
 
 
 def test_files_without_a_card_are_refused(tmp_path: Path) -> None:

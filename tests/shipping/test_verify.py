@@ -1,9 +1,7 @@
-import time
-
 import pytest
 import torch
 
-from kdcore.shipping.verify import FIRST_BATCHES, Comparison, batches, latency
+from kdcore.shipping.verify import FIRST_BATCHES, Comparison, batches
 from kdcore.tasks import Classification
 from kdcore.values import Regression
 
@@ -48,14 +46,3 @@ def test_a_task_without_classes_has_no_agreement() -> None:
     comparison.add(torch.zeros(2, 1), torch.zeros(2, 1), torch.ones(2, 1))
     assert comparison.finding().agreement is None
     assert comparison.finding().scores
-
-
-def test_latency_is_median_and_95th_percentile_in_milliseconds() -> None:
-    calls = iter(range(10_000))
-
-    def call() -> None:
-        time.sleep(0.03 if next(calls) % 5 == 0 else 0.002)
-
-    median, high = latency(call)
-    assert 2 <= median < 20
-    assert 30 <= high < 90
