@@ -9,7 +9,7 @@ NAME --save docs/measured/NAME.json`` makes it.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -206,38 +206,41 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")
 
 
-def measured(name: str) -> Measured | None:
-    """Return a table as it came out; None where it was not measured yet."""
-    file = TABLES_MEASURED / f"{name}.json"
-    return Measured.read(file) if file.exists() else None
+def tables_in(folder: Path) -> dict[str, Measured]:
+    """Return the tables that were saved in a folder, by name."""
+    return {file.stem: Measured.read(file) for file in sorted(folder.glob("*.json"))}
 
 
-def block(name: str) -> str:
+def block(name: str, saved: Mapping[str, Measured]) -> str:
     """Return what stands for a table in a page, with the command, the machine and the duration."""
     if name == "claims":
-        return claims()
-    found, images = measured(name), " --root DIR" if TABLES[name].images else ""
+        return claims(saved)
+    found = saved.get(name)
+    images = " --root DIR" if TABLES[name].images else ""
+    if found is not None and found.data == "folder":
+        images = f" --data folder{images}"
     command = f"`kdcore reproduce {name}{images}`"
     if found is None:
         return f"Not measured here yet; {command} makes it."
-    about = found.about[0].partition(": ")[2]
+    missing = f" {found.missing} of its students were not trained." if found.missing else ""
     return (
-        f"{command}; {about}. Made {found.made} on {found.machine}; {found.seconds / 60:.0f} "
-        f"minutes of training in all.\n\n{markdown_table(found.results)}"
+        f"{command}; {found.about[0]}. Saved {found.made} on {found.machine}; "
+        f"{found.seconds / 60:.0f} minutes of training in all.{missing}\n\n"
+        f"{markdown_table(found.results)}"
     )
 
 
-def claims() -> str:
+def claims(saved: Mapping[str, Measured]) -> str:
     """Return the differences that the documentation speaks of, paired by seed."""
-    lines = [(claim.said, *_claimed(claim)) for claim in CLAIMS]
+    lines = [(claim.said, *_claimed(claim, saved)) for claim in CLAIMS]
     return markdown_lines(("", "points (95 % interval)", "seeds"), lines)
 
 
-def _claimed(claim: Claim) -> tuple[str, str]:
-    over, of = measured(claim.over[0]), measured(claim.of[0])
-    if over is None or of is None:
+def _claimed(claim: Claim, saved: Mapping[str, Measured]) -> tuple[str, str]:
+    over, of = saved.get(claim.over[0]), saved.get(claim.of[0])
+    seeds = over.scores(claim.over[1]).keys() & of.scores(claim.of[1]).keys() if over and of else ()
+    if not (over and of and seeds):
         return "not measured here yet", NOTHING
-    seeds = over.scores(claim.over[1]).keys() & of.scores(claim.of[1]).keys()
     summary = gain((over, claim.over[1]), (of, claim.of[1]))
     return difference_text(summary, ".2f"), str(len(seeds))
 
@@ -249,13 +252,13 @@ def pages() -> dict[Path, str]:
         page: page.read_text(encoding="utf-8").partition(START)[0] + START + "\n" + made[page]
         for page in made
     }
-    filled = {
-        page: BLOCK.sub(
-            lambda found: f"{found[1]}\n{block(found[2])}\n\n{found[3]}", page.read_text("utf-8")
-        )
-        for page in SHOWING
-    }
-    return whole | filled
+    saved = tables_in(TABLES_MEASURED)
+    return whole | {page: with_tables(page.read_text("utf-8"), saved) for page in SHOWING}
+
+
+def with_tables(text: str, saved: Mapping[str, Measured]) -> str:
+    """Return a page's text with the tables as they came out."""
+    return BLOCK.sub(lambda found: f"{found[1]}\n{block(found[2], saved)}\n\n{found[3]}", text)
 
 
 if __name__ == "__main__":

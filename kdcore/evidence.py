@@ -28,6 +28,7 @@ from kdcore.experiment import ComparisonConfig
 from kdcore.files import read_json
 from kdcore.fingerprint import fingerprint_of_facts, machine_facts
 from kdcore.job import STUDENT, RunResult
+from kdcore.joblist import Joined
 from kdcore.statistics import Summary, summarise
 
 
@@ -173,25 +174,25 @@ def _shorten(tree: Tree) -> None:
         tree["data"]["labels"] = SHORT_LABELS
 
 
-def record_of(
-    name: str, config: ComparisonConfig, results: Sequence[RunResult], about: Sequence[str]
-) -> dict[str, Any]:
-    """Return what came out of a table, as JSON has it: its runs, and where they were made.
+def record_of(name: str, config: ComparisonConfig, joined: Joined) -> dict[str, Any]:
+    """Return what came out of a table, as JSON has it: its runs, and where it was saved.
 
     Args:
         name: of the table.
         config: the comparison.
-        results: its runs.
-        about: what its report says of it.
+        joined: what there is of it.
     """
+    bare = {"epochs": (), "best_epoch": None, "folder": "", "outcome": None}
     return {
         "table": name,
         "settings": settings_digest(config),
-        "about": list(about),
+        "data": config.data.name,
+        "about": list(joined.about),
+        "missing": len(joined.missing),
         "made": date.today().isoformat(),
         "machine": machine(config.device),
-        "seconds": sum(_trained_once(results)),
-        "runs": [{**asdict(each), "epochs": (), "folder": "", "outcome": None} for each in results],
+        "seconds": sum(_trained_once(joined.results)),
+        "runs": [{**asdict(each), **bare} for each in joined.results],
     }
 
 
@@ -208,7 +209,7 @@ def settings_digest(config: ComparisonConfig) -> str:
     told = config.model_dump(mode="json", exclude_defaults=True)
     told["teacher"] = {key: each for key, each in told["teacher"].items() if key != "weights"}
     told["cache"] = {key: each for key, each in told.get("cache", {}).items() if key == "dtype"}
-    told["data"] = {key: each for key, each in told["data"].items() if key not in ("name", "root")}
+    told["data"] = {key: each for key, each in told["data"].items() if key != "root"}
     return fingerprint_of_facts(told)
 
 
@@ -240,7 +241,9 @@ class Measured:
     Attributes:
         name: of the table.
         settings: hash of the comparison's settings.
+        data: name of its data, as `[data]` has it.
         about: what was compared.
+        missing: how many of its students were not trained.
         made: the day.
         machine: what computed.
         seconds: of all its trainings.
@@ -249,7 +252,9 @@ class Measured:
 
     name: str
     settings: str
+    data: str
     about: tuple[str, ...]
+    missing: int
     made: str
     machine: str
     seconds: float
@@ -264,11 +269,10 @@ class Measured:
         """
         known = read_json(file)
         try:
-            runs = tuple(RunResult.of(each) for each in known["runs"])
-            made, computed, seconds = known["made"], known["machine"], known["seconds"]
-            about = tuple(known["about"])
-            return cls(known["table"], known["settings"], about, made, computed, seconds, runs)
-        except (KeyError, TypeError):
+            known["results"] = tuple(RunResult.of(each) for each in known.pop("runs"))
+            known["about"] = tuple(known["about"])
+            return cls(name=known.pop("table"), **known)
+        except (AttributeError, KeyError, TypeError):
             raise UserError(f"{file} is no table that kdcore reproduce --save wrote") from None
 
     def scores(self, row: str) -> dict[int, float]:

@@ -19,6 +19,8 @@ from kdcore.configfile import as_comparison, as_run
 from kdcore.context import RunContext
 from kdcore.evidence import TABLES, Images, Measured, experiment_of, settings_digest
 from kdcore.hookspecs import HOOKS, Hooks, hookimpl
+from kdcore.job import RunResult
+from kdcore.tasks import ACCURACY
 from kdcore.weights import Moving
 from tests.pages import (
     DOCS,
@@ -127,13 +129,50 @@ def test_the_hook_reference_has_the_exact_signature(hook: str) -> None:
     assert f"`{hook}({arguments})" in (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
 
 
-def test_the_pages_of_keys_and_of_methods_have_the_tables_of_the_source() -> None:
+def _generate() -> Any:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     assert spec is not None
     assert spec.loader is not None
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    pages = generate.pages()
+    return generate
+
+
+def _table(name: str, row: str, scores: list[float], missing: int = 0) -> Measured:
+    runs = [
+        RunResult(row, 42 + n, {"accuracy": each}, 0.5, 60.0, (), None, None, "", (ACCURACY,))
+        for n, each in enumerate(scores)
+    ]
+    about = ("photos: 9 images",)
+    return Measured(name, "", "folder", about, missing, "2026-01-02", "here", 600, tuple(runs))
+
+
+def test_a_page_has_what_was_saved_and_says_what_is_missing() -> None:
+    page = "<!-- measured: strong -->\nstale<!-- end -->\n<!-- measured: crd -->\n<!-- end -->"
+    saved = {"strong": _table("strong", "distilled", [76.0, 77.0], missing=5)}
+    text = _generate().with_tables(page, saved)
+    assert "`kdcore reproduce strong --data folder --root DIR`; photos: 9 images." in text
+    assert "10 minutes of training in all. 5 of its students were not trained." in text
+    assert "| distilled | 76.50 ± 0.71 |" in text
+    assert "Not measured here yet; `kdcore reproduce crd --root DIR` makes it." in text
+    assert "stale" not in text
+
+
+def test_claims_are_paired_by_seed_where_both_tables_were_saved() -> None:
+    saved = {
+        "tutorial": _table("tutorial", "student", [68.0, 68.5, 70.0]),
+        "strong": _table("strong", "distilled", [76.0, 77.0]),
+    }
+    lines = _generate().claims(saved).splitlines()
+    assert lines[2] == (
+        "| strong, 10 epochs, over the tutorial's student alone | +8.25 (+5.07 to +11.43) | 2 |"
+    )
+    # Its own control is not in what was saved.
+    assert lines[3].endswith("over its control | not measured here yet | – |")
+
+
+def test_the_pages_of_keys_and_of_methods_have_the_tables_of_the_source() -> None:
+    pages = _generate().pages()
     names = ["configuration.md", "strategies.md", "commands.md"]
     names += ["results.md", "recipes.md", "README.md"]
     assert [page.name for page in pages] == names
@@ -147,7 +186,7 @@ MEASURED = sorted((ROOT / "docs" / "measured").glob("*.json"))
 @pytest.mark.parametrize("file", MEASURED, ids=lambda file: file.stem)
 def test_a_table_was_made_with_the_settings_that_make_it_today(file: Path) -> None:
     found = Measured.read(file)
-    images = Images(Path("images")) if TABLES[file.stem].images else Images()
+    images = Images(Path("images"), found.data) if TABLES[file.stem].images else Images()
     assert found.name == file.stem
     assert found.settings == settings_digest(experiment_of(file.stem, images))
 

@@ -62,11 +62,13 @@ def command(
         return
     description = (folder / COMPARISON).read_bytes()
     joined = joblist.join(folder, description, config)
-    record = evidence.record_of(table, config, joined.results, joined.about)
+    record = evidence.record_of(table, config, joined)
     if save is not None:
         write_json(save, record)
     console = Console(highlight=False, emoji=False)
     report.print_table(console, joined.results)
     minutes = record["seconds"] / 60
+    for student in joined.missing:
+        console.print(f"missing: {student.name}, seed {student.seed}", markup=False)
     for line in (f"{minutes:.1f} minutes of training on {record['machine']}", f"in {folder}"):
         console.print(line, markup=False, soft_wrap=True)

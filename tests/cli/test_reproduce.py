@@ -57,7 +57,11 @@ def test_the_student_alone_needs_no_teacher_and_the_rest_is_added(
 ) -> None:
     alone = _short("strong", photos, tmp_path / "out", "--alone")
     assert {each.name for each in alone.results} == {"student"}
+    assert alone.missing == 2
+    assert "missing: distilled, seed 42" in capsys.readouterr().out
     whole = _short("strong", photos, tmp_path / "out")
+    assert whole.missing == 0
+    assert all(each.kept for each in whole.results if each.name == "student")
     assert whole.scores("student") == alone.scores("student")
     assert set(whole.scores("distilled")) == {42, 43}
     assert "minutes of training" in capsys.readouterr().out
