@@ -288,8 +288,13 @@ def gain(over: tuple[Measured, str], of: tuple[Measured, str]) -> Summary:
     """Compare rows of two tables, paired by the seeds that both have.
 
     Raises:
-        UserError: they have no seed in common.
+        UserError: they are of different images, or have no seed in common.
     """
+    images = [table.about[0].partition(";")[0] for table in (over[0], of[0])]
+    if images[0] != images[1]:
+        raise UserError(
+            f"{over[0].name} and {of[0].name} are of different images: {images[0]}; {images[1]}"
+        )
     base, own = over[0].scores(over[1]), of[0].scores(of[1])
     pairs = [own[seed] - base[seed] for seed in own if seed in base]
     if not pairs:
@@ -336,7 +341,7 @@ CLAIMS = (
         ("few-labels", DISTILLED),
     ),
     Claim(
-        "few-labels, 500 labels, over the student alone with all labels",
+        "few-labels, 500 labels, over the student alone of strong, with all labels",
         ("strong", STUDENT),
         ("few-labels", DISTILLED),
     ),

@@ -176,9 +176,9 @@ def load_weights(
         ModelError: the file is missing, no file of weights, does not fit, or has values that
             are not finite.
     """
-    weights = {own_name(name): each for name, each in read_weights(path, where).items()}
-    expected = model.state_dict()
     prefix = f"{where}: {path}"
+    weights = renamed(read_weights(path, where), own_name, prefix)
+    expected = model.state_dict()
     strange, missing = set(weights) - set(expected), set(expected) - set(weights)
     if len(strange) + len(missing) > len(expected) // 2:
         raise ModelError(
@@ -196,6 +196,11 @@ def load_weights(
                 f"{prefix}: the tensor {name!r} is {list(weights[name].shape)}, the model's is "
                 f"{list(tensor.shape)}; was it trained for other classes or another image size?"
             )
+        if weights[name].is_floating_point() != tensor.is_floating_point():
+            raise ModelError(
+                f"{prefix}: the tensor {name!r} is of {_type(weights[name])}, the model's of "
+                f"{_type(tensor)}: are these quantized weights?"
+            )
         # A mask may be made of infinities, which the model itself has in the same places.
         own, found = tensor.double().cpu(), weights[name].double()
         if not bool((torch.isfinite(found) | (found == own)).all()):
@@ -204,6 +209,26 @@ def load_weights(
     whole = OrderedDict(weights)
     whole._metadata = expected._metadata  # type: ignore[attr-defined]  # PyTorch's
     model.load_state_dict(whole)
+
+
+def renamed(
+    weights: Mapping[str, Tensor], own_name: Callable[[str], str], prefix: str
+) -> dict[str, Tensor]:
+    """Return weights by the names that a model has for them.
+
+    Raises:
+        ModelError: two of them would have one name.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if own_name(name) in found:
+            raise ModelError(f"{prefix}: two tensors would be {own_name(name)!r}; one is {name!r}")
+        found[own_name(name)] = tensor
+    return found
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def read_weights(path: Path, where: str) -> dict[str, Tensor]:

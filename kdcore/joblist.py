@@ -133,7 +133,7 @@ def join(out: Path, description: bytes, config: ComparisonConfig) -> Joined:
         if not _is_of(known, description):
             missing.append(student)
             continue
-        _check_common(common, student, known["facts"])
+        _check_common(common, student, known["facts"], config)
         about = tuple(known["about"])
         *teachers, own = map(RunResult.of, known["results"])
         taught |= {(each.seed, each.name): each for each in teachers}
@@ -152,13 +152,18 @@ def _check_common(
     common: dict[tuple[int | None, str], tuple[Student, object]],
     student: Student,
     facts: Mapping[str, Any],
+    config: ComparisonConfig,
 ) -> None:
-    """Hold what a student was trained with against those before it; teachers are of a seed."""
+    """Hold what a student was trained with against those before it.
+
+    Teachers are of a seed, but for those that have one of their own.
+    """
     shared: dict[tuple[int | None, str], object] = {
         (None, name): value for name, value in facts.items() if name != "teachers"
     }
     for name, who in facts["teachers"].items():
-        shared[student.seed, f"teacher {name}"] = who
+        own = config.model_teachers[name].seed if name in config.model_teachers else None
+        shared[student.seed if own is None else None, f"teacher {name}"] = who
     for key, value in shared.items():
         first, before = common.setdefault(key, (student, value))
         if before != value:

@@ -1,5 +1,6 @@
 """Means over seeds, paired differences with their intervals, and p-values of several at once."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ class Summary:
 
     Attributes:
         mean: their mean.
-        sd: their standard deviation (n - 1), None of a single value, 0 of equal ones.
+        sd: their standard deviation (n - 1), None of a single value and
+            of values that are not all finite, 0 of equal ones.
         interval: the 95 % confidence interval of the mean by Student's t, None of a single value
             and of values that are all equal, which say nothing of how others would spread.
         p: the two-sided p-value of Student's t test that the true mean is zero; None where
@@ -49,7 +51,7 @@ def paired(pairs: Sequence[tuple[float, float]]) -> Summary:
 
 def _summary(values: Sequence[float], largest: float) -> Summary:
     mean = statistics.fmean(values)
-    if len(values) < 2:
+    if len(values) < 2 or not math.isfinite(mean):
         return Summary(mean, None, None)
     if max(values) - min(values) <= ROUNDING * largest:
         return Summary(mean, 0.0, None)

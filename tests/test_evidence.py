@@ -125,7 +125,7 @@ def test_something_else_is_no_table(tmp_path: Path) -> None:
 
 
 def _measured(name: str, runs: list[RunResult]) -> Measured:
-    return Measured(name, "", "folder", (), 0, "", "", 0.0, tuple(runs))
+    return Measured(name, "", "folder", ("images: 9; cpu",), 0, "", "", 0.0, tuple(runs))
 
 
 def test_a_gain_over_another_table_is_paired_by_seed() -> None:
@@ -133,6 +133,9 @@ def test_a_gain_over_another_table_is_paired_by_seed() -> None:
     own = _measured("strong", _runs("distilled", [77.0, 76.0, 99.0], first=1))
     summary = gain((base, "student"), (own, "distilled"))
     assert summary.mean == ((77.0 - 69.0) + (76.0 - 70.0)) / 2
+    other = replace(own, about=("others: 9 images; cpu",))
+    with pytest.raises(UserError, match="are of different images"):
+        gain((base, "student"), (other, "distilled"))
     with pytest.raises(UserError, match="have no seed in common"):
         gain((base, "student"), (own, "student"))
 

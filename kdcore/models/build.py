@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdcore.data.images import Images
 from kdcore.data.preprocess import Preprocess
 from kdcore.errors import ModelError, unknown
-from kdcore.files import load_weights, read_weights
+from kdcore.files import load_weights, read_weights, renamed
 from kdcore.fingerprint import source_of
 from kdcore.imports import imported
 from kdcore.losses import CLASSLESS
@@ -215,8 +215,8 @@ def _with_weights(config: ModelConfig, classes: int | None, given: Any, where: s
     if teacher and teacher.fit and own != classes:
         model = _built(config.model, classes, given, where)
         assert classes is not None  # of others the model could not be built
-        read = {named(name): each for name, each in read_weights(config.weights, where).items()}
-        fill(model, read, classes, f"{where}: {config.weights}")
+        prefix = f"{where}: {config.weights}"
+        fill(model, renamed(read_weights(config.weights, where), named, prefix), classes, prefix)
         return Built(model, origin, "new", classes or 0)
     model = _built(config.model, own, given, where)
     load_weights(model, config.weights, where, named)

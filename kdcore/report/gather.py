@@ -14,13 +14,14 @@ from typing import Any
 
 from kdcore import configfile, joblist
 from kdcore.comparison import COMPARISON
-from kdcore.errors import UserError
+from kdcore.errors import ConfigError, UserError
 from kdcore.files import read_json
 from kdcore.fingerprint import ENVIRONMENT, fingerprint_of_facts
-from kdcore.job import RESULT, STUDENT, RunResult
+from kdcore.job import CONFIG, RESULT, STUDENT, RunResult
 from kdcore.joblist import RECORDS, Student
 from kdcore.report.folder import facts_of, moved, read_result, result_in
 from kdcore.report.rows import TITLES, Entry, Sheet, role_of
+from kdcore.teachers import TEACHER
 
 ROWS = "report.json"
 """What a report said, by which it is made again."""
@@ -90,7 +91,25 @@ class _Run:
         if not self.facts:
             return self.result.name, self.place
         alike = {name: value for name, value in self.facts.items() if name not in OF_ONE_RUN}
-        return self.result.name, fingerprint_of_facts({**alike, "data": self.data})
+        both = {**alike, "data": self.data, "models": self._models}
+        return self.result.name, fingerprint_of_facts(both)
+
+    @property
+    def _models(self) -> Mapping[str, object]:
+        """Who learns and who teaches, but for the files that weights lie in."""
+        try:
+            tree = configfile.read_file(Path(self.result.folder) / CONFIG)
+        except ConfigError:  # of before it was written, or not there any more
+            return {}
+        teachers = tree.get("teachers") or {TEACHER: tree.get("teacher")}
+        sections = {
+            STUDENT: tree.get("student"),
+            **(teachers if self.facts.get("teachers") else {}),
+        }
+        return {
+            name: {key: each for key, each in (section or {}).items() if key != "weights"}
+            for name, section in sections.items()
+        }
 
     @property
     def pairing(self) -> str:

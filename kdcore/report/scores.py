@@ -61,7 +61,7 @@ def verdicts(sheet: Sheet) -> list[str]:
             continue
         low, high = difference.interval
         text += f" (95 % interval {low:+{metric.form}} to {high:+{metric.form}}"
-        text += f", p {p_text(row)} corrected for all candidates)" if with_p(rows) else ")"
+        text += f", p {p_text(row)} corrected for several candidates)" if with_p(rows) else ")"
         found.append(f"{text}: {_verdict(difference, p, metric)}.")
     return found
 
