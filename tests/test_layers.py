@@ -90,7 +90,7 @@ LAYERS = (
     ("kdcore.data.labels",),
     ("kdcore.data.load", "kdcore.data.feed", "kdcore.data.named"),
     # models, and data as they want it
-    ("kdcore.models.tutorial",),
+    ("kdcore.models.tutorial", "kdcore.models.cifar"),
     (
         "kdcore.models.offer",
         "kdcore.models.answer",
