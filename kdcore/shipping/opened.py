@@ -1,5 +1,6 @@
 """Exported files as they are used: opened anew, and run on samples."""
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from kdcore.models.build import build_model
 from kdcore.sections import ModelConfig
 from kdcore.shipping.extras import check_onnx
 from kdcore.shipping.graph import Inputs, shipped
+from kdcore.shipping.record import EXPORT, Shipment
 
 ONNX, TORCH, SAFETENSORS = ".onnx", ".pt2", ".safetensors"
 ENDINGS = (ONNX, TORCH, SAFETENSORS)
@@ -40,10 +42,11 @@ class Opened:
 def open_file(path: Path) -> Opened:
     """Open an exported file, by its ending.
 
-    A ``.pt2`` file holds a program, which runs as code does.
+    A ``.pt2`` file holds a program, which runs as code does. Where ``export.json`` lies beside a
+    file, it must be the one that was exported.
 
     Raises:
-        UserError: it does not exist, is of another kind, damaged, or holds no card.
+        UserError: it does not exist, is of another kind, damaged, changed, or holds no card.
     """
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
@@ -51,7 +54,20 @@ def open_file(path: Path) -> Opened:
     openers = {ONNX: open_onnx, TORCH: open_torch, SAFETENSORS: open_weights}
     if path.suffix not in openers:
         raise UserError(f"{path}: expected a file that ends in {', '.join(ENDINGS)}")
+    _check_unchanged(path)
     return openers[path.suffix](path)
+
+
+def _check_unchanged(path: Path) -> None:
+    """Refuse a file that is not the one of its name that was written and held to the student."""
+    shipment = Shipment.load(path.parent)
+    known = {each.name: each.sha256 for each in shipment.files} if shipment else {}
+    own = known.get(path.name)
+    if own is not None and own != hashlib.sha256(path.read_bytes()).hexdigest():
+        raise ModelError(
+            f"{path} was changed since it was exported: {EXPORT} beside it has another hash; "
+            "export the student again"
+        )
 
 
 def open_onnx(path: Path) -> Opened:
@@ -64,7 +80,7 @@ def open_onnx(path: Path) -> Opened:
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
+            str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
     except Exception as error:  # it has a type a status, none of which is public
         raise ModelError(f"{path} cannot be opened by onnxruntime: {_first_line(error)}") from None
