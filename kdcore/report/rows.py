@@ -107,7 +107,7 @@ class Sheet:
         return [entry for entry in self.entries if entry.title == title]
 
     def rows(self) -> list["Row"]:
-        """Return what each row comes to, the p-values corrected for all candidates that have one."""
+        """Return what each row comes to, p-values corrected for all candidates that have one."""
         rows = [Row.of(self.of_row(title)) for title in self.titles]
         differences = {row.title: row.first(row.differences) for row in rows}
         tested = {

@@ -21,7 +21,7 @@ from kdcore.files import save_weights
 from kdcore.sections import ExportConfig
 from kdcore.shipping.extras import check_onnx
 from kdcore.shipping.graph import inputs_at
-from kdcore.shipping.opened import Opened, open_onnx, open_torch, open_weights
+from kdcore.shipping.opened import Opened, check_unchanged, open_onnx, open_torch, open_weights
 from kdcore.shipping.quantize import calibration_samples, quantize
 from kdcore.shipping.writing import capture, write_onnx, write_torch
 
@@ -199,10 +199,11 @@ def check_formats(config: ExportConfig) -> None:
 def open_file(path: Path) -> Opened:
     """Open an exported file, by its ending.
 
-    A ``.pt2`` file holds a program, which runs as code does.
+    A ``.pt2`` file holds a program, which runs as code does. Where ``export.json`` lies beside a
+    file, it must be the one that was exported.
 
     Raises:
-        UserError: it does not exist, is of another kind, damaged, or holds no card.
+        UserError: it does not exist, is of another kind, damaged, changed, or holds no card.
     """
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
@@ -210,4 +211,5 @@ def open_file(path: Path) -> Opened:
     by_ending = {each.ending: each for each in (ONNX, TORCH, SAFETENSORS)}
     if path.suffix not in by_ending:
         raise UserError(f"{path}: expected a file that ends in {', '.join(by_ending)}")
+    check_unchanged(path)
     return by_ending[path.suffix].open(path)

@@ -1,5 +1,6 @@
 """Exported files as they are used: opened anew, and run on samples."""
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from kdcore.models.build import build_model
 from kdcore.sections import ModelConfig
 from kdcore.shipping.extras import check_onnx
 from kdcore.shipping.graph import Inputs, shipped
+from kdcore.shipping.record import EXPORT, Shipment
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,18 @@ class Opened:
     runtime: str
 
 
+def check_unchanged(path: Path) -> None:
+    """Refuse a file that is not the one of its name that was written and held to the student."""
+    shipment = Shipment.load(path.parent)
+    known = {each.name: each.sha256 for each in shipment.files} if shipment else {}
+    own = known.get(path.name)
+    if own is not None and own != hashlib.sha256(path.read_bytes()).hexdigest():
+        raise ModelError(
+            f"{path} was changed since it was exported: {EXPORT} beside it has another hash; "
+            "export the student again"
+        )
+
+
 def open_onnx(path: Path) -> Opened:
     """Open an ONNX file in a session of its own."""
     check_onnx(str(path))
@@ -44,7 +58,7 @@ def open_onnx(path: Path) -> Opened:
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
+            str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
     except Exception as error:  # it has a type a status, none of which is public
         raise ModelError(f"{path} cannot be opened by onnxruntime: {_first_line(error)}") from None

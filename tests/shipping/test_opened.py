@@ -1,3 +1,4 @@
+import hashlib
 import importlib.util
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from kdcore.models.tutorial import LightNN
 from kdcore.shipping import extras
 from kdcore.shipping.formats import open_file
 from kdcore.shipping.opened import open_student
+from kdcore.shipping.record import Shipment, ShippedFile
 from kdcore.shipping.writing import capture, write_onnx, write_torch
 from tests.extras import needed
 from tests.shipping.models import IMAGE, card, images
@@ -67,6 +69,20 @@ def test_damaged_files_are_refused_in_one_line(
     assert len(str(raised.value).splitlines()) == 1
     assert str(file) in str(raised.value)
     assert caplog.records == []
+
+
+def test_a_file_that_is_not_the_one_that_was_exported_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "it.safetensors"
+    save_weights(file, LightNN().state_dict(), card().metadata())
+    shipped = ShippedFile(
+        file.name, "safetensors", 1, hashlib.sha256(file.read_bytes()).hexdigest(), 0.0, 1.0, None,
+        None, {}, 1.0, 1.0, "PyTorch", {},
+    )  # fmt: skip
+    Shipment("a", 1, "last", 1, (), {}, 0, "a machine", "0.1", (shipped,)).save(tmp_path)
+    open_file(file)
+    save_weights(file, LightNN().state_dict(), card().metadata())  # of other weights
+    with pytest.raises(ModelError, match="was changed since it was exported"):
+        open_file(file)
 
 
 def test_a_card_that_describes_an_absurd_model_is_refused_in_one_line(tmp_path: Path) -> None:
