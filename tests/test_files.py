@@ -22,6 +22,7 @@ from kdcore.files import (
     packed,
     read_json,
     read_weights,
+    renamed,
     save_weights,
     write_bytes,
     write_json,
@@ -371,3 +372,21 @@ def test_the_same_weights_and_metadata_are_the_same_bytes_and_read_back(tmp_path
     assert len({safetensors.torch.save(tensors, metadata) for _ in range(20)}) > 1
     one = {"format": "pt"}
     assert packed(tensors, one) == safetensors.torch.save(tensors, one)
+
+
+def test_two_tensors_of_one_name_are_refused_and_named() -> None:
+    weights = {"linear.weight": torch.zeros(1), "fc.weight": torch.ones(1)}
+    with pytest.raises(ModelError, match=r"x: two tensors would be 'fc.weight'"):
+        renamed(weights, lambda name: name.replace("linear", "fc"), "x")
+    assert renamed(weights, str, "x") == weights
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.complex64])
+def test_numbers_of_another_kind_are_refused(tmp_path: Path, kind: torch.dtype) -> None:
+    model = torch.nn.Linear(2, 1)
+    state = {name: each.to(kind) for name, each in model.state_dict().items()}
+    torch.save(state, tmp_path / "other.pt")
+    with pytest.raises(ModelError, match=f"'weight' is of {str(kind)[6:]}, the model's of float32"):
+        load_weights(model, tmp_path / "other.pt", "teacher")
+    torch.save(model.half().state_dict(), tmp_path / "half.pt")  # shorter ones are of a kind
+    load_weights(torch.nn.Linear(2, 1), tmp_path / "half.pt", "teacher")

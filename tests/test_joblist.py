@@ -107,6 +107,17 @@ def test_students_of_other_data_or_teachers_do_not_stand_in_one_table(
         join(tmp_path, WORDS, CONFIG)
 
 
+def test_a_teacher_with_a_seed_of_its_own_is_one_for_all_seeds(tmp_path: Path) -> None:
+    teacher = CONFIG.model_teachers["teacher"].model_copy(update={"seed": 42})
+    config = CONFIG.model_copy(update={"teacher": teacher})
+    listed = students(CONFIG)
+    for student in (listed[1], listed[4]):
+        _record(tmp_path, student, 51.0)
+    join(tmp_path, WORDS, CONFIG)  # one of each seed
+    with pytest.raises(UserError, match=r"students 1 and 4 .* \(teacher teacher\)"):
+        join(tmp_path, WORDS, config)
+
+
 def test_a_record_that_is_not_whole_is_none(tmp_path: Path) -> None:
     listed = students(CONFIG)
     _record(tmp_path, listed[0], 50.0)

@@ -63,8 +63,23 @@ def run(
     shares: Sequence[float] = (0.2, 0.4, 0.3),
     epochs: int = 3,
     pictures: bool = True,
+    models: str = "",
 ) -> RunResult:
-    """Write the folder of a run, and return its result."""
+    """Write the folder of a run, and return its result.
+
+    Args:
+        out: the folder of all runs.
+        name: of its row.
+        seed: its seed.
+        names: of the classes.
+        data: hash of the data.
+        lr: learning rate.
+        logits: of the model; random ones that are mostly right if not given.
+        shares: of the gradient, by the method.
+        epochs: how many there were.
+        pictures: whether samples have pictures.
+        models: sections of the student and its teacher, as TOML.
+    """
     folder = make_folder(out / f"{name.replace(' ', '.')}-seed{seed}-{data[:4]}{lr:g}")
     teaches, classes = name.startswith("teacher"), len(names)
     logits = said(seed * 31 + len(name), classes) if logits is None else logits
@@ -108,9 +123,11 @@ def run(
         "task": {"kind": "classification"},
         "torch": "9.9",
         "strategies": [] if name == "student" else [name],
+        "teachers": {} if name == "student" else {"teacher": f"taught in {seed}"},
     }
     write_json(folder / RESULT, {**asdict(result), "key": "k", "weights": {}, "facts": facts})
-    (folder / CONFIG).write_text(f'name = "{name} <b>"\n', encoding="utf-8")
+    settings = f'name = "{name} <b>"\n{models}'
+    (folder / CONFIG).write_text(settings, encoding="utf-8")
     if name not in ("student", "teacher"):
         lines = [
             {"kind": "gradients", "epoch": 0, "step": step, "shares": {"task": 1 - s, name: s}}

@@ -85,6 +85,37 @@ def test_comparisons_of_other_seeds_make_rows_of_all(tmp_path: Path) -> None:
     assert all(each.alone is not None and each.alone.seed == each.result.seed for each in own)
 
 
+@pytest.mark.parametrize(
+    ("name", "models"),
+    [
+        ("student", '[student]\nmodel = "resnet8"'),
+        ("a", '[student]\nmodel = "resnet8"'),
+        ("a", '[teacher]\nmodel = "resnet20"'),
+        ("a", "[teacher]\nseed = 7"),
+        ("a", "[teachers.big]\ntrain = { epochs = 3 }"),
+    ],
+)
+def test_other_models_make_rows_of_their_own(tmp_path: Path, name: str, models: str) -> None:
+    run(tmp_path / "x", name, 1, NAMES)
+    run(tmp_path / "y", name, 2, NAMES, models=models)
+    assert len(gather([tmp_path / "x", tmp_path / "y"]).sheet.titles) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "models"),
+    [
+        ("student", '[teacher]\nmodel = "resnet20"'),
+        ("a", '[teacher]\nweights = "of-this-seed.safetensors"'),
+    ],
+)
+def test_a_teacher_that_is_not_asked_and_files_of_weights_make_no_row(
+    tmp_path: Path, name: str, models: str
+) -> None:
+    run(tmp_path / "x", name, 1, NAMES, models="[teacher]\n")
+    run(tmp_path / "y", name, 2, NAMES, models=models)
+    assert len(gather([tmp_path / "x", tmp_path / "y"]).sheet.titles) == 1
+
+
 def test_one_run_in_two_folders_counts_once(tmp_path: Path) -> None:
     comparison(tmp_path / "x", ["a"], [1], NAMES)
     shutil.copytree(tmp_path / "x", tmp_path / "y")
