@@ -5,23 +5,15 @@ from html import escape
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from kdcore.errors import UserError, missing_extra
-
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
 
 def frame(records: Iterable[Mapping[str, object]]) -> "pd.DataFrame":
-    """Return records as a table, a row each.
+    """Return records as a table, a row each."""
+    import pandas as pd
 
-    Raises:
-        UserError: pandas is not installed.
-    """
-    try:
-        import pandas as pd
-    except ImportError:
-        raise UserError(missing_extra("to_pandas()", "pandas", "pandas")) from None
     return pd.DataFrame.from_records(list(records))
 
 

@@ -66,9 +66,6 @@ class Comparison:
 
         Columns are ``name``, ``seed``, the scores by name, ``best NAME`` of the weights that were
         best on the validation data, ``loss``, ``seconds`` and ``best epoch``.
-
-        Raises:
-            UserError: pandas is not installed.
         """
         return frame(map(_flat, self.results))
 

@@ -69,9 +69,6 @@ class Result:
 
         Columns are ``epoch``, ``loss``, ``loss LABEL`` of each loss, the scores by name,
         ``validation NAME`` of those on the validation data, ``lr``, ``samples`` and ``seconds``.
-
-        Raises:
-            UserError: pandas is not installed.
         """
         return frame(map(_flat, self.history.epochs))
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from rich.console import Console
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 import kdcore
 from kdcore.errors import ConfigError, ModelError, StrategyError
 from kdcore.job import STUDENT
-from tests.extras import needed
 
 GENERATOR = torch.Generator().manual_seed(0)
 DATA = torch.randn(24, 6, generator=GENERATOR), torch.arange(24) % 3
@@ -112,10 +112,9 @@ def test_a_result_shows_its_history_with_whole_numbers_whole() -> None:
 
 
 def test_runs_and_epochs_are_tables_of_pandas() -> None:
-    pandas = needed("pandas")
     found = _compare(seeds=(3,))
     table = found.to_pandas()
-    assert isinstance(table, pandas.DataFrame)
+    assert isinstance(table, pd.DataFrame)
     assert list(table["name"]) == ["teacher", STUDENT, "kd", "both"]
     assert list(table["accuracy"]) == [each.accuracy for each in found.results]
     result = kdcore.distill(None, _student(), DATA, TEST, epochs=3)
@@ -123,14 +122,6 @@ def test_runs_and_epochs_are_tables_of_pandas() -> None:
     assert list(epochs["epoch"]) == [1, 2, 3]
     assert list(epochs["accuracy"]) == [each.accuracy for each in result.history.epochs]
     assert {"loss", "loss task", "lr", "seconds"} <= set(epochs.columns)
-
-
-def test_without_pandas_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(kdcore.KdcoreError, match=r'pip install "kdcore\[pandas\]"'):
-        kdcore.distill(None, _student(), DATA, TEST, epochs=1).to_pandas()
 
 
 def test_a_student_that_begins_otherwise_each_time_is_refused() -> None:
