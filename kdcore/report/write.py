@@ -139,7 +139,7 @@ def gains(results: Sequence[RunResult] | Sheet) -> bytes | None:
             fontsize=8,
         )
     axes.set_xlabel("seconds of training, × student alone")
-    unit = f" ({metric.unit})" if metric.unit else ""
+    unit = " (points)" if metric.unit == "%" else f" ({metric.unit})" if metric.unit else ""
     axes.set_ylabel(f"{metric.name} over the student alone{unit}")
     axes.grid(alpha=0.3)
     buffer = io.BytesIO()
