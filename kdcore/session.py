@@ -1,7 +1,8 @@
 """An experiment from its settings to its report: rehearsed, taught, trained, shipped, reported.
 
-Commands and Python calls carry experiments' files out here alone: they read options, and show what
-came of it. How one student is trained is in `run`, how several are compared in `comparison`.
+Runs and comparisons of experiment files are carried out here alone: commands and Python calls read
+options, and show what came of it. How one student is trained is in `run`, how several are compared
+in `comparison`; the search for settings, in `tuning`, is a command of its own.
 """
 
 from collections.abc import Collection, Iterator, Sequence

@@ -1,6 +1,7 @@
 """The first part of the page: what came out, what it costs, what was exported, learning curves."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 from kdcore.files import size_text
@@ -66,12 +67,17 @@ def verdicts(sheet: Sheet) -> list[str]:
     return found
 
 
-def _verdict(difference: Summary, p: float | None, metric: Metric) -> str:
+def _told(difference: Summary, p_holm: float | None) -> bool:
+    """Say whether a difference is none by chance alone, by its interval and corrected p-value."""
     assert difference.interval is not None
     low, high = difference.interval
-    if low <= 0 <= high or (p is not None and p >= LEVEL):
+    return not low <= 0 <= high and (p_holm is None or p_holm < LEVEL)
+
+
+def _verdict(difference: Summary, p: float | None, metric: Metric) -> str:
+    if not _told(difference, p):
         return "cannot be told from the student alone with these seeds"
-    better = (low > 0) == metric.higher_is_better
+    better = (difference.mean > 0) == metric.higher_is_better
     return f"{'better' if better else 'worse'} than the student alone"
 
 
@@ -118,7 +124,7 @@ def _results(sheet: Sheet) -> str:
     known = [(row, each) for row in candidates if (each := row.first(row.differences))]
     if known and metric is not None:
         unit = "percentage points" if metric.unit == "%" else metric.heading
-        shown = [(row.title, each, _kind(each, metric)) for row, each in known]
+        shown = [(row.title, each, _kind(row, each, metric)) for row, each in known]
         told = f"Difference in {metric.name} to the student alone, paired by seed"
         several = any(each.interval for _, each in known)
         told += f": {_shown(each for _, each in known)}."
@@ -159,9 +165,9 @@ def _shown(differences: Iterable[Summary]) -> str:
     return "; ".join(parts)
 
 
-def _kind(difference: Summary, metric: Metric) -> str:
+def _kind(row: Row, difference: Summary, metric: Metric) -> str:
     """Return the colour of a difference: plain where it may be none."""
-    if difference.interval is None or difference.interval[0] <= 0 <= difference.interval[1]:
+    if difference.interval is None or not _told(difference, row.p_holm):
         return "soft"
     return "c2" if (difference.mean > 0) == metric.higher_is_better else "c1"
 
@@ -215,7 +221,7 @@ def _exported(entries: Sequence[Entry]) -> str:
         title = f"{entry.title}, seed {entry.result.seed}, {shipment.weights} weights"
         calibrated = shipment.calibrated_on
         parts += [
-            f"<h3>{_escaped(title)}</h3>",
+            f"<h3>{escape(title)}</h3>",
             table(names, lines, f"Exported files of {title}", {1, len(names) - 1}),
             paragraph(
                 "Scores and latency are those of the exported files themselves, each loaded again "
@@ -233,12 +239,6 @@ def _exported(entries: Sequence[Entry]) -> str:
             ),
         ]
     return "".join(parts)
-
-
-def _escaped(text: str) -> str:
-    from html import escape
-
-    return escape(text)
 
 
 def _ms(latency: float | None) -> str:
