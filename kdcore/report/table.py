@@ -31,11 +31,12 @@ Summaries = Mapping[str, Summary | None]
 
 
 def mean_text(summary: Summary | None, form: str) -> str:
-    """Write a mean, with the standard deviation where there are several values."""
+    """Write a mean, with the standard deviation of several values that are not all the same."""
     if summary is None:
         return NOTHING
     text = format(summary.mean, form)
-    return text if summary.sd is None else f"{text} ± {format(summary.sd, form)}"
+    spread = summary.sd is not None and not summary.equal
+    return f"{text} ± {format(summary.sd, form)}" if spread else text
 
 
 def difference_text(summary: Summary | None, form: str) -> str:

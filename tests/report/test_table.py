@@ -186,7 +186,7 @@ def test_costs_are_beside_the_student_alone() -> None:
     names, lines = cost_columns(Sheet.of(runs))
     assert len(names) == len(lines[0])
     assert lines[1][1:6] == ("1,000", "–", "0.50", "0.75", "2.0 KiB")
-    assert (lines[0][-1], lines[1][-1]) == ("1", "1.00 ± 0.00")
+    assert (lines[0][-1], lines[1][-1]) == ("1", "1.00")
 
 
 def test_both_last_and_best_weights_are_in_the_whole_table() -> None:
@@ -241,3 +241,9 @@ def test_a_teacher_is_no_test_among_the_candidates() -> None:
     assert difference is not None
     assert by_title["teacher"].p_holm is None
     assert by_title["good"].p_holm == difference.p
+
+
+def test_one_teacher_of_all_seeds_has_no_spread() -> None:
+    rows = markdown_table(_three_seeds(teacher=[88.0, 88.0, 88.0], good=[91.0, 92.1, 92.9]))
+    assert "| teacher | 88.00 |" in rows
+    assert "| student alone | 91.00 ± 1.00 |" in rows
