@@ -192,8 +192,15 @@ def record_of(name: str, config: ComparisonConfig, joined: Joined) -> dict[str, 
         "made": date.today().isoformat(),
         "machine": machine(config.device),
         "seconds": sum(_trained_once(joined.results)),
-        "runs": [{**asdict(each), **bare} for each in joined.results],
+        "runs": [
+            {**asdict(each), **bare, "origin": _placeless(each.origin)} for each in joined.results
+        ],
     }
+
+
+def _placeless(origin: str) -> str:
+    """Return where a model's weights began, without the folder that a file of them is in."""
+    return Path(origin).name if Path(origin).is_absolute() else origin
 
 
 def _trained_once(results: Sequence[RunResult]) -> list[float]:

@@ -89,7 +89,8 @@ def test_settings_are_told_apart_by_what_is_computed_and_not_by_the_place() -> N
 
 def test_what_is_saved_of_a_table_is_read_again(tmp_path: Path) -> None:
     config = experiment_of("strong", FOLDER)
-    teacher = _runs("teacher", [88.0, 88.0], "teacher")
+    given = "/somewhere/resnet20.safetensors"
+    teacher = [replace(each, origin=given) for each in _runs("teacher", [88.0, 88.0], "teacher")]
     runs = [*teacher, *_runs("student", [73.0, 74.0], "s"), *_runs("distilled", [76.0, 76.5], "d")]
     joined = Joined(tuple(runs), (), ("images",))
     write_json(tmp_path / "strong.json", record_of("strong", config, joined))
@@ -99,6 +100,8 @@ def test_what_is_saved_of_a_table_is_read_again(tmp_path: Path) -> None:
     assert found.scores("distilled") == {0: 76.0, 1: 76.5}
     assert (found.about, found.data, found.missing) == (("images",), "folder", 0)
     assert "cores of" in found.machine
+    origins = {each.name: each.origin for each in found.results}
+    assert (origins["teacher"], origins["student"]) == ("resnet20.safetensors", "random")
     # The teacher of all seeds was trained once.
     assert found.seconds == 5 * 60.0 - 2 * 60.0
 
