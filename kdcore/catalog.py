@@ -96,6 +96,10 @@ class Catalog:
             for entry, origin, summary, needed in self._found
         ]
 
+    def usable(self) -> list[str]:
+        """Return the names of the plugins that can be used, each once, without importing any."""
+        return list(dict.fromkeys(each.name for each in self.listings() if not each.problem))
+
     def blocks_file(self, name: str) -> bool:
         """Return whether a strategy in a file is blocked, however its path is written."""
         return placed(name) in {placed(each) for each in self.blocked if FILE.fullmatch(each)}

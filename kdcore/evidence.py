@@ -3,9 +3,6 @@
 `kdcore reproduce` makes them and saves them as JSON, from which the pages are written.
 """
 
-import os
-import platform
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -13,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from kdcore.bench.measure import describe_machine
 from kdcore.catalog import Catalog
 from kdcore.configfile import (
     Tree,
@@ -138,7 +136,7 @@ def experiment_of(
     table = table_of(name)
     tree = read_recipe(table.recipe)
     if table.methods:
-        tree["candidates"] = candidates_for({}, ",".join(_installed()))
+        tree["candidates"] = candidates_for({}, ",".join(Catalog().usable()))
     override(tree, table.settings)
     if table.images:
         if images.root is None:
@@ -158,11 +156,6 @@ def experiment_of(
     if short:
         _shorten(tree)
     return as_comparison(tree, f"table {name}")
-
-
-def _installed() -> list[str]:
-    listings = Catalog().listings()
-    return list(dict.fromkeys(each.name for each in listings if not each.problem))
 
 
 def _shorten(tree: Tree) -> None:
@@ -222,23 +215,18 @@ def settings_digest(config: ComparisonConfig) -> str:
 
 def machine(device: str) -> str:
     """Say in a line what computed: processor, cores, accelerator, versions."""
-    place = find_device(device)
+    place, here = find_device(device), describe_machine()
     facts = machine_facts(place)
-    computed = f"{os.cpu_count()} cores of {_processor()} ({facts['processor']})"
-    if place.type != "cpu":
-        computed = f"{facts['processor']}, beside {os.cpu_count()} cores of {_processor()}"
+    cores = f"{here['cores']} cores of {here['processor']}"
+    computed = (
+        f"{cores} ({facts['processor']})"
+        if place.type == "cpu"
+        else f"{facts['processor']}, beside {cores}"
+    )
     return (
-        f"{computed}, {facts['threads']} threads; Python {platform.python_version()}, PyTorch "
+        f"{computed}, {facts['threads']} threads; Python {here['python']}, PyTorch "
         f"{facts['torch']}, torchvision {facts['torchvision']}"
     )
-
-
-def _processor() -> str:
-    try:
-        told = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        told = None
-    return told[1] if told else platform.processor() or platform.machine()
 
 
 @dataclass(frozen=True)

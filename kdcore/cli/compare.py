@@ -185,12 +185,11 @@ def _usable(blocked: Collection[str]) -> list[str]:
     from kdcore.catalog import Catalog
     from kdcore.errors import CatalogError
 
-    names = []
-    for each in Catalog(blocked=blocked).listings():
+    catalog = Catalog(blocked=blocked)
+    for each in catalog.listings():
         if each.problem:
             typer.echo(f"left out: {each.name}, {each.problem}", err=True)
-        elif each.name not in names:
-            names.append(each.name)
+    names = catalog.usable()
     if not names:
         raise CatalogError(f"--strategies {ALL}: there are none to compare")
     return names

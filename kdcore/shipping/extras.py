@@ -1,5 +1,8 @@
-"""The libraries that ONNX needs, which kdcore itself does not."""
+"""The libraries that files of a student are written and opened with: are they there, and silent."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 from kdcore.errors import UserError, missing_extra
@@ -18,3 +21,14 @@ def check_onnx(what: str) -> None:
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise UserError(missing_extra(what, " and ".join(missing), "export"))
+
+
+@contextmanager
+def without_logs(level: int) -> Iterator[None]:
+    """Keep libraries from logging, up to a level, what is told in one line."""
+    before = logging.root.manager.disable
+    logging.disable(level)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -3,8 +3,7 @@
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from kdcore.card import KEYS, Card
 from kdcore.errors import ModelError, UserError
 from kdcore.models.build import build_model
 from kdcore.sections import ModelConfig
-from kdcore.shipping.extras import check_onnx
+from kdcore.shipping.extras import check_onnx, without_logs
 from kdcore.shipping.graph import Inputs, shipped
 from kdcore.shipping.record import EXPORT, Shipment
 
@@ -75,7 +74,7 @@ def open_torch(path: Path) -> Opened:
     """Open a file of ``torch.export``."""
     extra: dict[str, Any] = dict.fromkeys(KEYS, "")
     try:
-        with _no_logs(), warnings.catch_warnings():
+        with without_logs(logging.CRITICAL), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PyTorch's own insides
             program = torch.export.load(path, extra_files=extra)
             module = program.module()
@@ -88,17 +87,6 @@ def open_torch(path: Path) -> Opened:
     }
     card = _known(Card.of_metadata(found, str(path)), path)
     return Opened(card, _without_gradients(module), _pytorch())
-
-
-@contextmanager
-def _no_logs() -> Iterator[None]:
-    """Keep PyTorch from logging the trace of what is told in one line."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def open_weights(path: Path) -> Opened:

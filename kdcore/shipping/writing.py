@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 from kdcore.card import Card
 from kdcore.data.preprocess import Preprocess
 from kdcore.errors import ModelError
+from kdcore.shipping.extras import without_logs
 from kdcore.shipping.graph import LOGITS, Inputs, shipped
 
 LARGEST_ONNX = 2_000_000_000
@@ -98,22 +99,12 @@ def _exporting(what: str) -> Iterator[None]:
         # What they warn of is their own insides, which users cannot mend.
         with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
-            with torch.no_grad(), _without_logs():
+            with torch.no_grad(), without_logs(logging.WARNING):
                 yield
     except Exception as error:  # a model may do anything that an exporter does not know
         raise ModelError(
             f"{what} cannot take this model ({_reason(error)}); safetensors hold it in any case"
         ) from error
-
-
-@contextmanager
-def _without_logs() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _reason(error: BaseException) -> str:
