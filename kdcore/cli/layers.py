@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: kdcore layers torchvision/resnet18"
 
-TUTORIAL_SIZE = 32
-USUAL_SIZE = 224
 WIDEST = 1000
 WORDS = 16
 """Words of the two sentences that a model of text is tried on."""
@@ -105,15 +103,15 @@ def _given(model: str, image_size: int | None) -> Any:
     """Return the side of a model's images, or words for a model of text."""
     import torch
 
-    from kdcore.models.build import offer_of
+    from kdcore.models.build import offer_of, usual_size
 
     offer = offer_of(model, "model")
     if offer and offer.text and image_size is None:
         words = torch.ones(2, WORDS, dtype=torch.int64)
         return {"input_ids": words, "attention_mask": words}
-    if image_size is not None or model in ("deepnn", "lightnn"):
-        return image_size or TUTORIAL_SIZE
-    return offer.preprocess.size if offer and offer.preprocess else USUAL_SIZE
+    if image_size is not None:
+        return image_size
+    return offer.preprocess.size if offer and offer.preprocess else usual_size(model)
 
 
 def _sample(given: Any) -> Any:

@@ -80,6 +80,11 @@ def offer_of(name: str, where: str) -> Offer | None:
     return None
 
 
+def usual_size(name: str) -> int:
+    """Return the side in pixels of images that models like one are made for, by its name."""
+    return _OWN_SIZE if name in _OWN else _OTHER_SIZE
+
+
 def preprocess_for(config: ModelConfig, images: Images, where: str = "model") -> Preprocess:
     """Decide how a model wants its images.
 
@@ -105,7 +110,7 @@ def preprocess_for(config: ModelConfig, images: Images, where: str = "model") ->
         assert own is not None
         size, resize = own.size, resize or own.resize
     if size is None:
-        made_for = own.size if own else _OWN_SIZE if config.model in _OWN else _OTHER_SIZE
+        made_for = own.size if own else usual_size(config.model)
         common = images.common_size
         size = made_for if common is None else min(*common, made_for)
     if resize is not None and resize < size:

@@ -339,3 +339,10 @@ def test_a_budget_that_is_typed_is_the_teachers_too(tmp_path: Path) -> None:
     written = (tmp_path / "out" / "comparison.toml").read_text()
     assert written.count("\nepochs = 1\n") + written.count(", epochs = 1") >= 2
     assert written.count("lr = 0.002\n") == 2
+
+
+def test_the_literatures_networks_are_shown_at_the_size_that_they_are_made_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_command(["layers", "resnet8"]) == 0
+    assert "conv1  Conv2d  16 x 32 x 32" in capsys.readouterr().out
