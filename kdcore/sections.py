@@ -18,8 +18,8 @@ NotNegative = Annotated[float, Field(ge=0)]
 LABEL = r"[A-Za-z0-9_][A-Za-z0-9_+@-]*"
 
 MODEL = (
-    "deepnn, lightnn, a CIFAR network (resnet20, resnet8x4, wrn_16_2, ...), torchvision/NAME, "
-    "timm/NAME, hf/NAME (or hf/FOLDER), or package.module:callable"
+    "deepnn, lightnn, quickcnn, a CIFAR network (resnet20, resnet8x4, wrn_16_2, ...), "
+    "torchvision/NAME, timm/NAME, hf/NAME (or hf/FOLDER), or package.module:callable"
 )
 
 

@@ -26,6 +26,7 @@ from kdcore.models.from_timm import TimmOffer
 from kdcore.models.from_torchvision import TorchvisionOffer
 from kdcore.models.logits import LogitsRule, give_logits, groups_of
 from kdcore.models.offer import Offer, fill
+from kdcore.models.quick import QuickCNN
 from kdcore.models.tutorial import DeepNN, LightNN
 from kdcore.probe import evaluating
 from kdcore.sections import HF, RANDOM, TIMM, TORCHVISION, ModelConfig
@@ -33,8 +34,9 @@ from kdcore.taps import logits_of, run_model
 from kdcore.tasks import Task
 from kdcore.teacher_sections import TeacherConfig
 
+_OF_ONE_SIDE = {"deepnn": DeepNN, "lightnn": LightNN}
 _OWN: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
-    {"deepnn": DeepNN, "lightnn": LightNN, **FAMILIES}
+    {**_OF_ONE_SIDE, "quickcnn": QuickCNN, **FAMILIES}
 )
 _OWN_SIZE = 32
 _OTHER_SIZE = 224
@@ -239,7 +241,7 @@ def _built(name: str, classes: int | None, given: Any, where: str) -> nn.Module:
         size = given if isinstance(given, int) else _side(given, f"{where} {name!r}")
         if size < 4:
             raise ModelError(f"{where} {name!r} needs images of at least 4 pixels, not {size}")
-        sized = {} if name in FAMILIES else {"image_size": size}
+        sized = {"image_size": size} if name in _OF_ONE_SIDE else {}
         return _OWN[name](num_classes=classes, **sized)
     offer = offer_of(name, where)
     if offer is not None:
