@@ -42,7 +42,7 @@ class QuickCNN(nn.Module):
         self.fc = nn.Linear(three, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits ``[batch, classes]`` of images ``[batch, 3, side, side]``, of 16 or more."""
+        """Return logits ``[batch, classes]`` of images ``[batch, 3, side, side]``, 16 at least."""
         x = self.block3(self.block2(self.block1(self.stem(x))))
         logits: Tensor = self.fc(torch.flatten(self.pool(x), 1))
         return logits
