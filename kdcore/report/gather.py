@@ -20,7 +20,7 @@ from kdcore.fingerprint import ENVIRONMENT, fingerprint_of_facts
 from kdcore.job import CONFIG, RESULT, STUDENT, RunResult
 from kdcore.joblist import RECORDS, Student
 from kdcore.report.folder import facts_of, moved, read_result, result_in
-from kdcore.report.rows import TITLES, Entry, Sheet, role_of
+from kdcore.report.rows import TITLES, Entry, Sheet
 from kdcore.teachers import TEACHER
 
 ROWS = "report.json"
@@ -73,7 +73,7 @@ class _Run:
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:
-        return facts_of(self.result) if role_of(self.result.name) != "teacher" else {}
+        return facts_of(self.result) if self.result.role != "teacher" else {}
 
     @property
     def key(self) -> str | None:
@@ -154,7 +154,7 @@ def _read(folder: Path, name: str) -> _Place:
     runs = [
         _run(file.parent, name, own)
         for file in sorted(folder.glob(f"*/{RESULT}"))
-        if (own := read_result(file.parent)) is not None and role_of(own.name) != "teacher"
+        if (own := read_result(file.parent)) is not None and own.role != "teacher"
     ]
     if not runs:
         raise UserError(
