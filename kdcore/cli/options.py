@@ -1,7 +1,7 @@
 """Options that several commands have, and what they change in an experiment."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -155,8 +155,9 @@ def export_keys(text: str | None) -> dict[str, Any]:
         ConfigError: a format is unknown.
     """
     from kdcore.errors import ConfigError, unknown
+    from kdcore.sections import ExportFormat
 
-    known = ("onnx", "torch", "int8")
+    known = (*get_args(ExportFormat), "int8")
     formats = [] if text is None else [name.strip() for name in text.split(",")]
     for name in formats:
         if name not in known:
