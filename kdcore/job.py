@@ -33,6 +33,11 @@ BEST_WEIGHTS = "best.safetensors"
 OUTCOME = "outcome.safetensors"
 """What a run's model said of the test samples."""
 
+MARKDOWN = "report.md"
+"""A report in short."""
+ROWS = "report.json"
+"""What a report said, by which it is made again."""
+
 STUDENT = "student"
 """Name of the row of the student alone."""
 
