@@ -168,6 +168,20 @@ def export_keys(text: str | None) -> dict[str, Any]:
     }
 
 
+def seed_list(text: str) -> list[int]:
+    """Return the seeds of ``--seeds 42,43,44``.
+
+    Raises:
+        ConfigError: one is no whole number.
+    """
+    from kdcore.errors import ConfigError
+
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds {text}: expected whole numbers with commas") from None
+
+
 def check_json(path: Path | None) -> None:
     """Refuse a file of results that could not be written when the work is done."""
     check_file("--json", path)
