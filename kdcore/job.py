@@ -186,8 +186,12 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """The folder of its files; others than its own key never share it."""
-        return make_folder(self.at or self.out / f"{self._stem}-seed{self.seed}-{self.key[:8]}")
+        """The folder of its files, which is there once it is locked or begun.
+
+        Eight digits of the key name it. A job whose key begins with the same ones has the same
+        folder: what lies there counts as finished with the whole key alone.
+        """
+        return self.at or self.out / f"{self._stem}-seed{self.seed}-{self.key[:8]}"
 
     @property
     def _stem(self) -> str:
@@ -202,7 +206,7 @@ class Job:
     def begin(self) -> None:
         """Write down what it begins with."""
         begun = {"kind": self.kind, "name": self.name, "seed": self.seed, "facts": self.facts}
-        write_json(self.folder / BEGUN, begun)
+        write_json(make_folder(self.folder) / BEGUN, begun)
 
     def continuing(self, folder: Path, note: Callable[[str], None], *, exact: bool) -> "Job":
         """Return the job that was begun in a folder, if it is this one.
