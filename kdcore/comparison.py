@@ -14,7 +14,7 @@ from kdcore.distiller import Distiller
 from kdcore.experiment import ComparisonConfig, Experiment, StageConfig
 from kdcore.files import make_folder, write_bytes
 from kdcore.fingerprint import digest_of
-from kdcore.job import RunResult
+from kdcore.job import MARKDOWN, RunResult
 from kdcore.joblist import Student, plan_of, record, students
 from kdcore.models.build import code_of
 from kdcore.run import run_student
@@ -23,7 +23,6 @@ from kdcore.teachers import TEACHER, title_of
 from kdcore.weights import weight_text
 
 COMPARISON = "comparison.toml"
-REPORT = "report.md"
 SHOWN_CLASSES = 12
 
 
@@ -78,7 +77,7 @@ def _in_common(context: RunContext, teachers: Mapping[str, Teacher]) -> dict[str
 def _describe_itself(context: RunContext, description: bytes) -> None:
     """Write down what is compared, and say so where the folder held another comparison."""
     file = make_folder(context.out) / COMPARISON
-    reported = (context.out / REPORT).exists()
+    reported = (context.out / MARKDOWN).exists()
     if reported and file.exists() and file.read_bytes() != description:
         context.console.print(
             f"the report of another comparison in {context.out} will be replaced; keep both with "

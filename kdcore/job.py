@@ -1,12 +1,14 @@
 """One training as a thing to be done: what it is called, where its files are, what it came to."""
 
 import hashlib
+import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, Self
 
 from kdcore.costs import Costs
@@ -17,6 +19,7 @@ from kdcore.history import History, accuracy_of
 from kdcore.saving import check_origin
 from kdcore.sections import RANDOM
 from kdcore.tasks import Metric
+from kdcore.teachers import TEACHER, title_of
 
 BEGUN = "job.json"
 RESULT = "result.json"
@@ -30,8 +33,15 @@ BEST_WEIGHTS = "best.safetensors"
 OUTCOME = "outcome.safetensors"
 """What a run's model said of the test samples."""
 
+MARKDOWN = "report.md"
+"""A report in short."""
+ROWS = "report.json"
+"""What a report said, by which it is made again."""
+
 STUDENT = "student"
 """Name of the row of the student alone."""
+
+Role = Literal["teacher", "alone", "candidate"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,65 @@ class RunResult:
         """The accuracy in per cent; a `ScoreError` where there is none."""
         return accuracy_of(self.scores)
 
+    @property
+    def role(self) -> Role:
+        """Whose run it is: no label of a candidate has a space."""
+        if self.name == TEACHER or self.name.startswith(title_of("")):
+            return "teacher"
+        return "alone" if self.name == STUDENT else "candidate"
+
+    @property
+    def validation_score(self) -> float | None:
+        """The score that counts of the best weights, on the validation split; None without one."""
+        if self.best_epoch is None or self.metric is None:
+            return None
+        score = self.epochs[self.best_epoch - 1].get("validation", {}).get(self.metric.name)
+        return None if score is None else float(score)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the validation split chooses of some runs.
+
+    Attributes:
+        row: the row whose best weights score best on it, in the mean over its runs.
+        mean: that mean.
+        run: the best of the row's runs.
+    """
+
+    row: str
+    mean: float
+    run: RunResult
+
+
+def best_on_validation(results: Iterable[tuple[str, RunResult]]) -> Choice | None:
+    """Choose a student, the one alone included, on the validation split; of equal ones the first.
+
+    Runs without a score on it do not count. A mean that is no number is never chosen.
+
+    Args:
+        results: what a run's row is called, and the run; teachers may be among them.
+
+    Returns:
+        What is chosen; None where no student has a score.
+    """
+    rows: dict[str, list[tuple[float, RunResult]]] = {}
+    for row, run in results:
+        if run.role != "teacher" and (score := run.validation_score) is not None:
+            rows.setdefault(row, []).append((score, run))
+    best: Choice | None = None
+    for row, scored in rows.items():
+        score, own = scored[0]
+        metric, mean = own.metric, fmean(each for each, _ in scored)
+        assert metric is not None  # or it had no score
+        if math.isnan(mean) or (best is not None and not metric.better(mean, best.mean)):
+            continue
+        for each, run in scored[1:]:
+            if metric.better(each, score):
+                score, own = each, run
+        best = Choice(row, mean, own)
+    return best
+
 
 @dataclass(frozen=True)
 class Job:
@@ -117,8 +186,12 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """The folder of its files; others than its own key never share it."""
-        return make_folder(self.at or self.out / f"{self._stem}-seed{self.seed}-{self.key[:8]}")
+        """The folder of its files, which is there once it is locked or begun.
+
+        Eight digits of the key name it. A job whose key begins with the same ones has the same
+        folder: what lies there counts as finished with the whole key alone.
+        """
+        return self.at or self.out / f"{self._stem}-seed{self.seed}-{self.key[:8]}"
 
     @property
     def _stem(self) -> str:
@@ -133,7 +206,7 @@ class Job:
     def begin(self) -> None:
         """Write down what it begins with."""
         begun = {"kind": self.kind, "name": self.name, "seed": self.seed, "facts": self.facts}
-        write_json(self.folder / BEGUN, begun)
+        write_json(make_folder(self.folder) / BEGUN, begun)
 
     def continuing(self, folder: Path, note: Callable[[str], None], *, exact: bool) -> "Job":
         """Return the job that was begun in a folder, if it is this one.

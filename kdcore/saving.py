@@ -29,7 +29,6 @@ class Saver:
         facts: everything that its result depends on, by name, as JSON has it.
         interruption: hears signals, before which the training is saved; none are heard if not
             given.
-        exact: whether to refuse to continue where the machine or versions differ.
         note: hears, in a line, what a user should know.
     """
 
@@ -40,14 +39,12 @@ class Saver:
         facts: Mapping[str, object],
         *,
         interruption: Interruption | None = None,
-        exact: bool = False,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._checkpoints = Checkpoints(folder, config.keep, note)
         self._config = config
         self._facts = facts
         self._interruption = interruption or Interruption()
-        self._exact = exact
         self._note = note
         self._saved_at = (0, time.monotonic())
         self._started = time.perf_counter()
@@ -77,7 +74,7 @@ class Saver:
         if found is None:
             return None
         origin = found.parts[ORIGIN]
-        check_origin(origin["facts"], self._facts, str(found.folder), self._note, exact=self._exact)
+        check_origin(origin["facts"], self._facts, str(found.folder), self._note)
         self._started -= origin["seconds"]
         self.step = origin["step"]
         self._note(f"continues after optimizer step {self.step}, as saved in {found.folder}")

@@ -432,10 +432,14 @@ class ProcessesConfig(Section):
     )
 
 
+ExportFormat = Literal["onnx", "torch"]
+"""What a student can be exported in beside safetensors; the formats are in `shipping.formats`."""
+
+
 class ExportConfig(Section):
     """What is made of the student to ship, once its training has ended."""
 
-    formats: tuple[Literal["onnx", "torch"], ...] = Field(
+    formats: tuple[ExportFormat, ...] = Field(
         ("onnx",), description="files beside safetensors: ONNX, and torch.export's"
     )
     int8: bool = Field(
@@ -449,6 +453,11 @@ class ExportConfig(Section):
         if self.int8 and "onnx" not in self.formats:
             raise ValueError("int8 is made of the ONNX file: add 'onnx' to formats")
         return self
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Whatever is asked for, as formats call themselves."""
+        return (*self.formats, *(("int8",) if self.int8 else ()))
 
 
 class LogConfig(Section):

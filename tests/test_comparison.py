@@ -6,12 +6,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from kdcore.comparison import REPORT, compare
+from kdcore.comparison import compare
 from kdcore.configfile import as_comparison, override, read_recipe
 from kdcore.context import RunContext
 from kdcore.errors import StrategyError, TapError
 from kdcore.experiment import ComparisonConfig
-from kdcore.job import RunResult
+from kdcore.job import MARKDOWN, RunResult
 from kdcore.report import Sheet
 from kdcore.tasks import ACCURACY
 
@@ -72,7 +72,7 @@ def test_the_report_of_another_comparison_is_not_replaced_without_a_word(tmp_pat
     config = _config("train.epochs=1")
     assert "will be replaced" not in said(config) + said(config)
     assert "will be replaced" not in said(_config("train.epochs=1", "seeds=[44]"))  # none yet
-    (tmp_path / REPORT).touch()
+    (tmp_path / MARKDOWN).touch()
     assert "will be replaced; keep both with --out" in said(_config("train.epochs=1", "seeds=[43]"))
 
 

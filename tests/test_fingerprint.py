@@ -1,5 +1,6 @@
 import importlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.fingerprint import (
+    CONTINUED,
+    ENVIRONMENT,
     digest_of,
     fingerprint_of,
     fingerprint_of_facts,
@@ -100,10 +103,15 @@ def test_a_class_changes_with_its_bases_and_with_what_stands_beside_it_in_a_pack
     assert source_of(method) == seen[-1]
 
 
-def test_what_bits_depend_on_beside_inputs_is_named() -> None:
+def test_what_bits_depend_on_beside_inputs_is_what_says_where_it_is_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     facts = machine_facts(torch.device("cpu"))
     assert facts["threads"] == torch.get_num_threads()
-    assert {"device", "processor", "torch", "torchvision", "pillow"} <= set(facts)
+    of_others = {"processes", "kdcore", CONTINUED}  # of several alone, of jobs, of what went on
+    assert set(facts) == ENVIRONMENT - of_others
+    monkeypatch.setattr("kdcore.fingerprint.here", lambda: SimpleNamespace(count=2))
+    assert set(machine_facts(torch.device("cpu"))) == set(facts) | {"processes"}
 
 
 def test_a_rate_that_acts_in_training_alone_and_a_buffer_that_is_not_saved_count() -> None:

@@ -111,7 +111,7 @@ def command(
     options.assign(
         tree,
         {
-            "seeds": None if seeds is None else _seeds(seeds),
+            "seeds": None if seeds is None else options.seed_list(seeds),
             "data.name": data,
             "data.root": root,
             "data.labels": labels,
@@ -206,12 +206,3 @@ def _list(config: "ComparisonConfig", json_file: Path | None) -> None:
     if json_file is not None:
         told = [{"number": e.number, "seed": e.seed, "name": e.name} for e in found]
         write_json(json_file, {"students": told})
-
-
-def _seeds(text: str) -> list[int]:
-    from kdcore.errors import ConfigError
-
-    try:
-        return [int(seed) for seed in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--seeds {text}: expected whole numbers with commas") from None

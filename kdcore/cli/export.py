@@ -48,9 +48,8 @@ def command(
         raise UserError(f"--tolerance {tolerance}: expected 0 or more")
     if onnx or int8:
         check_onnx("--onnx" if onnx else "--int8")
-    formats = tuple(
-        name for name, wanted in (("onnx", onnx or int8), ("torch", torch_export)) if wanted
-    )
+    asked = {"onnx": onnx or int8, "torch": torch_export}
+    formats = tuple(name for name, wanted in asked.items() if wanted)
     from kdcore.cli.options import announce_imports
     from kdcore.shipping.export import export_run
     from kdcore.shipping.record import EXPORT, FOLDER

@@ -1,7 +1,7 @@
 """Options that several commands have, and what they change in an experiment."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -155,8 +155,9 @@ def export_keys(text: str | None) -> dict[str, Any]:
         ConfigError: a format is unknown.
     """
     from kdcore.errors import ConfigError, unknown
+    from kdcore.sections import ExportFormat
 
-    known = ("onnx", "torch", "int8")
+    known = (*get_args(ExportFormat), "int8")
     formats = [] if text is None else [name.strip() for name in text.split(",")]
     for name in formats:
         if name not in known:
@@ -165,6 +166,20 @@ def export_keys(text: str | None) -> dict[str, Any]:
         "export.formats": [name for name in formats if name != "int8"] or None,
         "export.int8": True if "int8" in formats else None,
     }
+
+
+def seed_list(text: str) -> list[int]:
+    """Return the seeds of ``--seeds 42,43,44``.
+
+    Raises:
+        ConfigError: one is no whole number.
+    """
+    from kdcore.errors import ConfigError
+
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds {text}: expected whole numbers with commas") from None
 
 
 def check_json(path: Path | None) -> None:

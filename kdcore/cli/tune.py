@@ -55,7 +55,7 @@ def command(
     configfile.override(tree, assignments or [])
     config = configfile.as_comparison(tree, str(file))
     tuning.check_searchable(config)
-    chosen = tuning.tuning_seeds(config, None if seeds is None else _seeds(seeds))
+    chosen = tuning.tuning_seeds(config, None if seeds is None else options.seed_list(seeds))
     ranges = dict(map(_range, search or []))
     options.announce_imports(*config.imports)
 
@@ -92,15 +92,6 @@ def command(
             console.print(f"  {change}", markup=False, soft_wrap=True)
     console.print(f"all trials: {context.out / tuning.TRIALS}", markup=False, soft_wrap=True)
     console.print(f"what was found: kdcore compare {target}", markup=False, soft_wrap=True)
-
-
-def _seeds(text: str) -> list[int]:
-    from kdcore.errors import ConfigError
-
-    try:
-        return [int(seed) for seed in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--seeds {text}: expected whole numbers with commas") from None
 
 
 def _range(text: str) -> tuple[str, tuple[float, float, bool]]:

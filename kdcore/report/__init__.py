@@ -3,6 +3,7 @@
 `write_report` writes all of it; `gather` reads it again from the folders of runs.
 """
 
+from kdcore.job import MARKDOWN
 from kdcore.report.gather import gather
 from kdcore.report.rows import Entry, Row, Sheet
 from kdcore.report.table import (
@@ -13,7 +14,7 @@ from kdcore.report.table import (
     print_table,
     terminal_table,
 )
-from kdcore.report.write import MARKDOWN, PAGE, as_json, curves, write_report
+from kdcore.report.write import PAGE, as_json, curves, write_report
 
 __all__ = [
     "MARKDOWN",

@@ -67,20 +67,17 @@ def _legend(
         y += LINE
 
 
-def curves(
-    series: Sequence[Series], title: str, x_name: str, y_name: str, *, legend: bool = True
-) -> Drawing:
+def curves(series: Sequence[Series], title: str, x_name: str, y_name: str) -> Drawing:
     """Draw lines over epochs."""
     xs = [x for each in series for x, _ in each.points]
     ys = [y for each in series for _, y in each.points]
     low, high = min(ys), max(ys)
     pad = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
-    top = LINE * len(_legend_lines([s.label for s in series])) + 22 if legend else 20
+    top = LINE * len(_legend_lines([s.label for s in series])) + 22
     height = top + 190
     ends = ", ".join(f"{each.label} {each.points[-1][1]:.4g}" for each in series)
     drawing = Drawing(height, title, f"{y_name} by {x_name}. At the end: {ends}.")
-    if legend:
-        _legend(drawing, [(each.label, each.kind) for each in series], 12, area=False)
+    _legend(drawing, [(each.label, each.kind) for each in series], 12, area=False)
     y_ticks = ticks(low - pad, high + pad)
     left = 12 + SIGNS * max(len(tick_text(y, y_ticks)) for y in y_ticks)
     x = Scale(min(xs), max(max(xs), min(xs) + 1), left, WIDTH - 6)

@@ -17,14 +17,11 @@ from kdcore.comparison import COMPARISON
 from kdcore.errors import ConfigError, UserError
 from kdcore.files import read_json
 from kdcore.fingerprint import ENVIRONMENT, fingerprint_of_facts
-from kdcore.job import CONFIG, RESULT, STUDENT, RunResult
+from kdcore.job import CONFIG, RESULT, ROWS, STUDENT, RunResult
 from kdcore.joblist import RECORDS, Student
 from kdcore.report.folder import facts_of, moved, read_result, result_in
-from kdcore.report.rows import TITLES, Entry, Sheet, role_of
+from kdcore.report.rows import TITLES, Entry, Sheet
 from kdcore.teachers import TEACHER
-
-ROWS = "report.json"
-"""What a report said, by which it is made again."""
 
 OF_ONE_RUN = frozenset({"name", "seed", "start", "teachers", "data"}) | ENVIRONMENT
 """Facts in which the runs of one row may differ; the data are told apart."""
@@ -73,7 +70,7 @@ class _Run:
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:
-        return facts_of(self.result) if role_of(self.result.name) != "teacher" else {}
+        return facts_of(self.result) if self.result.role != "teacher" else {}
 
     @property
     def key(self) -> str | None:
@@ -154,7 +151,7 @@ def _read(folder: Path, name: str) -> _Place:
     runs = [
         _run(file.parent, name, own)
         for file in sorted(folder.glob(f"*/{RESULT}"))
-        if (own := read_result(file.parent)) is not None and role_of(own.name) != "teacher"
+        if (own := read_result(file.parent)) is not None and own.role != "teacher"
     ]
     if not runs:
         raise UserError(

@@ -5,24 +5,15 @@ How rows are written is in `table`.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Self
 
 from kdcore.costs import Costs
-from kdcore.job import STUDENT, RunResult
+from kdcore.job import STUDENT, Role, RunResult
 from kdcore.statistics import Summary, holm, paired, summarise
 from kdcore.tasks import Metric
-from kdcore.teachers import TEACHER, title_of
+from kdcore.teachers import TEACHER
 
 TITLES = {TEACHER: "teacher", STUDENT: "student alone"}
-
-Role = Literal["teacher", "alone", "candidate"]
-
-
-def role_of(name: str) -> Role:
-    """Say whose row a name is: no label of a candidate has a space."""
-    if name == TEACHER or name.startswith(title_of("")):
-        return "teacher"
-    return "alone" if name == STUDENT else "candidate"
 
 
 @dataclass(frozen=True)
@@ -44,7 +35,7 @@ class Entry:
     @property
     def role(self) -> Role:
         """Whose run it is."""
-        return role_of(self.result.name)
+        return self.result.role
 
 
 @dataclass(frozen=True)
@@ -188,7 +179,7 @@ class Row:
             against(_last),
             over(_best),
             against(_best),
-            _over(map(_validation, runs)),
+            _over(run.validation_score for run in runs),
             _over(run.loss for run in runs),
             summarise([run.seconds for run in runs]),
             _over(run.seconds / alone.seconds for run, alone in pairs if alone.seconds),
@@ -217,13 +208,6 @@ def _last(run: RunResult, name: str) -> float | None:
 
 def _best(run: RunResult, name: str) -> float | None:
     return run.best_scores.get(name) if run.best_scores else None
-
-
-def _validation(run: RunResult) -> float | None:
-    if run.best_epoch is None or run.metric is None:
-        return None
-    score = run.epochs[run.best_epoch - 1].get("validation", {}).get(run.metric.name)
-    return None if score is None else float(score)
 
 
 def _paired(pairs: Iterable[tuple[float | None, float | None]]) -> Summary | None:

@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 from kdcore.files import size_text
+from kdcore.job import best_on_validation
 from kdcore.report.figures import COLOURS, Series, curves, differences
 from kdcore.report.folder import shipment_of
 from kdcore.report.html import Section, details, figure, grid, paragraph, table, warning
@@ -84,21 +85,20 @@ def _verdict(difference: Summary, p: float | None, metric: Metric) -> str:
 def chosen(sheet: Sheet) -> str | None:
     """Say which row the validation split chooses, and how it does on the test samples."""
     metric = sheet.metric
-    rows = [row for row in sheet.rows() if row.validation is not None and row.role != "teacher"]
-    if metric is None or len(rows) < 2:
+    rows = {
+        row.title: row
+        for row in sheet.rows()
+        if row.validation is not None and row.role != "teacher"
+    }
+    best = best_on_validation((entry.title, entry.result) for entry in sheet.entries)
+    if metric is None or best is None or len(rows) < 2:
         return None
-    best = rows[0]
-    for row in rows[1:]:
-        assert row.validation is not None
-        assert best.validation is not None
-        if metric.better(row.validation.mean, best.validation.mean):
-            best = row
-    score = best.first(best.best)
-    assert best.validation is not None
+    row = rows[best.row]
+    score = row.first(row.best)
     if score is None:
         return None
     return (
-        f"The validation split chooses {best.title} ({best.validation.mean:{metric.form}} there): "
+        f"The validation split chooses {row.title} ({best.mean:{metric.form}} there): "
         f"{mean_text(score, metric.form)}{' %' if metric.unit else ''} {metric.name} on the test "
         "samples with its best weights."
     )

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kdcore.files import write_bytes, write_json
-from kdcore.job import RunResult
+from kdcore.job import MARKDOWN, ROWS, RunResult
 from kdcore.report.page import page
 from kdcore.report.rows import Sheet
 from kdcore.report.scores import CHOICE, mean_curve, summary_lines
@@ -29,8 +29,6 @@ from kdcore.report.trust import (
 from kdcore.statistics import Summary
 
 PAGE = "report.html"
-MARKDOWN = "report.md"
-ROWS = "report.json"
 CURVES = "curves.png"
 GAINS = "gains.png"
 

@@ -3,14 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 from kdcore.errors import KdcoreError, RunError
 from kdcore.experiment import ComparisonConfig, Experiment
-from kdcore.job import RunResult
+from kdcore.job import RunResult, best_on_validation
 from kdcore.shipping.export import export_run
 from kdcore.shipping.record import FOLDER
-from kdcore.teachers import TEACHER, title_of
 
 
 @dataclass(frozen=True)
@@ -70,39 +68,16 @@ def choose(experiment: Experiment, results: Sequence[RunResult]) -> tuple[RunRes
     Raises:
         RunError: no run has a score on the validation split.
     """
-    students = [each for each in results if not _teaches(each)]
+    students = [each for each in results if each.role != "teacher"]
     if not isinstance(experiment, ComparisonConfig):
         return students[-1], "its own"
     if not experiment.chosen_by_validation:
         (candidate,) = experiment.candidates
         own = next(each for each in students if each.name == candidate.label)
         return own, "the one candidate"
-    scores = [(each, score) for each in students if (score := _validation(each)) is not None]
-    if not scores:
+    best = best_on_validation((each.name, each) for each in students)
+    if best is None:
         raise RunError("export: no student has a score on the validation split")
-    metric = scores[0][0].metric
-    assert metric is not None
-    sign = 1 if metric.higher_is_better else -1
-    means = {
-        name: fmean(score for each, score in scores if each.name == name)
-        for name in dict.fromkeys(each.name for each, _ in scores)
-    }
-    name = max(means, key=lambda name: sign * means[name])
-    own, _ = max(
-        ((each, score) for each, score in scores if each.name == name),
-        key=lambda pair: sign * pair[1],
-    )
-    return own, f"best on the validation split, {metric.text(means[name])} in the mean"
-
-
-def _teaches(result: RunResult) -> bool:
-    # No label of a student has a space.
-    return result.name == TEACHER or result.name.startswith(title_of(""))
-
-
-def _validation(result: RunResult) -> float | None:
-    """Return the score of a run's best weights on the validation split."""
-    if result.best_epoch is None or result.metric is None:
-        return None
-    record = result.epochs[result.best_epoch - 1]
-    return float(record["validation"][result.metric.name])
+    metric = best.run.metric
+    assert metric is not None  # or it had no score
+    return best.run, f"best on the validation split, {metric.text(best.mean)} in the mean"

@@ -81,6 +81,7 @@ class Format:
 
     Attributes:
         name: as records have it.
+        option: as users ask for it; empty for the one that is always written.
         file: what the student's file is called.
         write: writes the file; those of earlier formats are there.
         open: opens it, to be run; raises `UserError` of one that is damaged or holds no card.
@@ -92,6 +93,7 @@ class Format:
     """
 
     name: str
+    option: str
     file: str
     write: Callable[[Path, Draft], None]
     open: Callable[[Path], Opened]
@@ -142,6 +144,7 @@ class Format:
 
 SAFETENSORS = Format(
     "safetensors",
+    "",
     "student.safetensors",
     _write_weights,
     open_weights,
@@ -150,9 +153,17 @@ SAFETENSORS = Format(
     share=1e-6,
 )
 TORCH = Format(
-    "torch.export", "student.pt2", _write_torch, open_torch, ("torch",), bound=1e-6, share=1e-6
+    "torch.export",
+    "torch",
+    "student.pt2",
+    _write_torch,
+    open_torch,
+    ("torch",),
+    bound=1e-6,
+    share=1e-6,
 )
 ONNX = Format(
+    "onnx",
     "onnx",
     "student.onnx",
     _write_onnx,
@@ -164,6 +175,7 @@ ONNX = Format(
 )
 INT8 = Format(
     "onnx int8",
+    "int8",
     "student.int8.onnx",
     _write_int8,
     open_onnx,
@@ -177,13 +189,8 @@ FORMATS = {each.name: each for each in (SAFETENSORS, TORCH, ONNX, INT8)}
 
 def wanted(config: ExportConfig) -> Iterator[Format]:
     """Go through the formats that are asked for; the weights themselves always are."""
-    yield SAFETENSORS
-    if "torch" in config.formats:
-        yield TORCH
-    if "onnx" in config.formats:
-        yield ONNX
-    if config.int8:
-        yield INT8
+    asked = ("", *config.options)
+    return (each for each in FORMATS.values() if each.option in asked)
 
 
 def check_formats(config: ExportConfig) -> None:
@@ -208,7 +215,8 @@ def open_file(path: Path) -> Opened:
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {found}; give a file that kdcore export wrote")
-    by_ending = {each.ending: each for each in (ONNX, TORCH, SAFETENSORS)}
+    # Of those with one ending the first stays: quantized ONNX is opened as any ONNX is.
+    by_ending = {each.ending: each for each in reversed(FORMATS.values())}
     if path.suffix not in by_ending:
         raise UserError(f"{path}: expected a file that ends in {', '.join(by_ending)}")
     check_unchanged(path)

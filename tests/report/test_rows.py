@@ -4,7 +4,7 @@ import pytest
 
 from kdcore.costs import Costs
 from kdcore.job import RunResult
-from kdcore.report.rows import Sheet, role_of
+from kdcore.report.rows import Sheet
 from kdcore.tasks import ACCURACY, MACRO_F1, Metric
 
 BOTH = (ACCURACY, MACRO_F1)
@@ -71,20 +71,6 @@ def test_runs_without_scores_costs_and_validation_have_rows() -> None:
     assert (row.first(row.scores), row.costs, row.validation, row.loss) == (None,) * 4
     costs = Costs(1, None, 1.0, 2.0, 3)
     assert Sheet.of([replace(bare, costs=costs)]).rows()[0].costs == costs
-
-
-@pytest.mark.parametrize(
-    ("name", "role"),
-    [
-        ("teacher", "teacher"),
-        ("teacher big", "teacher"),
-        ("student", "alone"),
-        ("teachers-like", "candidate"),
-        ("logits", "candidate"),
-    ],
-)
-def test_a_name_says_whose_row_it_is(name: str, role: str) -> None:
-    assert role_of(name) == role
 
 
 def test_a_sheet_stays_itself_and_knows_its_metrics() -> None:

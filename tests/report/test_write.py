@@ -1,9 +1,10 @@
 import json
 from pathlib import Path
 
+from kdcore.job import MARKDOWN, ROWS
 from kdcore.report import Sheet, gather, write_report
 from kdcore.report.study import Study
-from kdcore.report.write import CURVES, GAINS, MARKDOWN, PAGE, ROWS, gains, markdown
+from kdcore.report.write import CURVES, GAINS, PAGE, gains, markdown
 from tests.report.runs import comparison
 
 

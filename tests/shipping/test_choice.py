@@ -1,4 +1,6 @@
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +9,8 @@ from kdcore.configfile import as_comparison, as_run
 from kdcore.errors import ConfigError, KdcoreError, RunError
 from kdcore.experiment import ComparisonConfig
 from kdcore.job import RunResult
+from kdcore.report.rows import Sheet
+from kdcore.report.scores import chosen as report_chosen
 from kdcore.shipping import choice
 from kdcore.shipping.choice import Attempt, attempt, choose
 from kdcore.tasks import Classification, Metric
@@ -102,6 +106,18 @@ def test_int8_needs_onnx_and_formats_stand_once() -> None:
     ):
         with pytest.raises(ConfigError, match=says):
             as_run({"export": export}, "it")
+
+
+def test_the_report_and_the_export_choose_the_same_also_where_a_score_is_no_number() -> None:
+    whole = _result("two", 1, 20.0, {1: 80.0})
+    for broken in (math.nan, 90.0):  # the second is the control: it is chosen
+        first = _result("one", 1, 10.0, {1: broken})
+        for results in ([first, whole], [whole, first]):
+            chosen, _ = choose(_comparison(), results)
+            told = report_chosen(Sheet.of([replace(e, best_scores=e.scores) for e in results]))
+            assert chosen.name == ("one" if broken == 90.0 else "two")
+            assert told is not None
+            assert told.startswith(f"The validation split chooses {chosen.name} ")
 
 
 def test_no_score_on_validation_fails() -> None:
