@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from kdcore.beforehand import Starts, try_losses
 from kdcore.cache import SignalCache, answers_for
 from kdcore.catalog import WRAPPERS, Catalog, own_version
 from kdcore.contract import Setup
@@ -22,11 +23,11 @@ from kdcore.data.prepared import PreparedData, prepare_data
 from kdcore.data.source import Source
 from kdcore.devices import find_device
 from kdcore.distiller import Distiller
-from kdcore.errors import ModelError, NoLogitsError, StrategyError
+from kdcore.errors import NoLogitsError, StrategyError
 from kdcore.execution import Execution, in_best_layout
 from kdcore.experiment import Experiment, StageConfig, StrategyConfig
 from kdcore.files import check_folder, read_json
-from kdcore.fingerprint import ENVIRONMENT, difference, digest_of, machine_facts, source_of
+from kdcore.fingerprint import ENVIRONMENT, difference, machine_facts, source_of
 from kdcore.interruption import Interruption
 from kdcore.job import CHECKPOINTS, RESULT, STUDENT, Job
 from kdcore.models.build import Built, build, code_of
@@ -36,16 +37,13 @@ from kdcore.processes import here
 from kdcore.randomness import derive_seed
 from kdcore.saving import Saver
 from kdcore.sections import ModelConfig, TrainConfig
-from kdcore.selection import select
+from kdcore.selection import teachers_used
 from kdcore.sharding import spread
 from kdcore.task_kinds import task_of
 from kdcore.tasks import Task
 from kdcore.teacher_sections import AnyTeacherConfig, TeacherConfig, ensembles_in
-from kdcore.teachers import TEACHER, needed, title_of
+from kdcore.teachers import TEACHER, title_of
 from kdcore.tensorboard import check_installed
-
-TRIED_SAMPLES = 8
-"""Samples that losses are computed of before any training."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class RunContext:
         self.wrappers = {name: wrappers.load(name)[0] for name in experiment.wrappers}
         self.data: PreparedData = prepare_data(experiment, self.device)
         self.cache = SignalCache(experiment.cache, self.note, shared=apart)
-        self._starts: dict[int, str] = {}
+        self._starts = Starts(self._student, f"student {experiment.student.model!r}")
         self._costs: dict[str, Costs] = {}
         self._models: dict[str, Built] = {}
 
@@ -127,22 +125,15 @@ class RunContext:
 
     def new_student(self, seed: int) -> nn.Module:
         """Build the student with the initial weights of a seed, the same for every run."""
-        torch.manual_seed(seed)
-        student = self._built(self.experiment.student, self.data.student_given, STUDENT)
-        start = digest_of(student.state_dict())
-        if self._starts.setdefault(seed, start) != start:
-            raise ModelError(
-                f"student {self.experiment.student.model!r} began with other weights than before: "
-                "return a new model each time, and draw its weights from torch's random stream"
-            )
-        return in_best_layout(student)
+        return in_best_layout(self._starts.new(seed))
+
+    def _student(self) -> nn.Module:
+        return self._built(self.experiment.student, self.data.student_given, STUDENT)
 
     def teachers_of(self, strategies: Sequence[StrategyConfig]) -> dict[str, AnyTeacherConfig]:
         """Return the teachers that some strategies learn from, members of ensembles included."""
         teachers = self.experiment.teachers_by_name
-        members = select(strategies, tuple(teachers), self.catalog)
-        used = needed((member.teacher for member in members), ensembles_in(teachers))
-        return {name: each for name, each in teachers.items() if name in used}
+        return teachers_used(strategies, teachers, ensembles_in(teachers), self.catalog)
 
     def new_teacher(self, seed: int, name: str = TEACHER) -> nn.Module:
         """Build a teacher, with its weights where the experiment names a file that is there.
@@ -285,25 +276,16 @@ class RunContext:
         """Build a student as all are, and leave the random streams where they were."""
         accelerators = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(accelerators):
-            return self.new_student(next(iter(self._starts), 0)).to(self.device)
+            return self.new_student(next(iter(self._starts.seeds), 0)).to(self.device)
 
     def try_losses(self, distiller: Distiller) -> None:
-        """Compute all losses of a few samples, so that what cannot work fails before any training.
+        """Compute all losses of a few samples; see `beforehand.try_losses`.
 
         Raises:
             StrategyError: a strategy fails, or its loss is none.
         """
-        few = torch.arange(min(TRIED_SAMPLES, len(self.data.student)))
-        batch = self.data.student.batch(few).to(self.device)
-        distiller.train()
         with self._other_classes_explained(distiller.teachers):
-            distiller(
-                batch.inputs,
-                batch.targets,
-                indices=batch.indices,
-                teacher_inputs=batch.teacher_inputs,
-                mixed=batch.mixed,
-            )
+            try_losses(distiller, self.data.student)
 
     def execution(self, config: TrainConfig) -> Execution:
         """Return how models' layers are computed in a training."""

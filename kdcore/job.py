@@ -82,6 +82,56 @@ class RunResult:
     kept: bool = False
 
     @classmethod
+    def of_history(
+        cls,
+        name: str,
+        seed: int,
+        history: History,
+        seconds: float,
+        metrics: tuple[Metric, ...],
+        *,
+        best_scores: Mapping[str, float] | None = None,
+        folder: str = "",
+    ) -> Self:
+        """Make it of the history of a training, of an epoch at least."""
+        last = history.epochs[-1]
+        return cls(
+            name=name,
+            seed=seed,
+            scores=last.scores,
+            loss=last.loss,
+            seconds=seconds,
+            epochs=tuple(asdict(record) for record in history.epochs),
+            best_epoch=history.best_epoch,
+            best_scores=best_scores,
+            folder=folder,
+            metrics=metrics,
+        )
+
+    @classmethod
+    def untrained(
+        cls,
+        name: str,
+        seed: int,
+        scores: Mapping[str, float],
+        metrics: tuple[Metric, ...],
+        folder: str = "",
+    ) -> Self:
+        """Make it of the scores of a model that was taken as it came."""
+        return cls(
+            name=name,
+            seed=seed,
+            scores=scores,
+            loss=None,
+            seconds=0.0,
+            epochs=(),
+            best_epoch=None,
+            best_scores=None,
+            folder=folder,
+            metrics=metrics,
+        )
+
+    @classmethod
     def of(cls, saved: Mapping[str, Any]) -> Self:
         """Make it of what `dataclasses.asdict` and JSON made of it."""
         metrics = tuple(Metric(**metric) for metric in saved["metrics"])
@@ -287,22 +337,14 @@ class Job:
             costs: of its model.
             origin: where its weights began.
         """
-        last = history.epochs[-1] if history.epochs else None
-        result = RunResult(
-            self.name,
-            self.seed,
-            last.scores if last else untrained or {},
-            last.loss if last else None,
-            seconds,
-            tuple(asdict(record) for record in history.epochs),
-            history.best_epoch,
-            best_scores,
-            str(self.folder),
-            metrics,
-            self._outcome(),
-            costs,
-            origin,
-        )
+        who, folder = (self.name, self.seed), str(self.folder)
+        if untrained is not None:
+            result = RunResult.untrained(*who, untrained, metrics, folder)
+        else:
+            result = RunResult.of_history(
+                *who, history, seconds, metrics, best_scores=best_scores, folder=folder
+            )
+        result = replace(result, outcome=self._outcome(), costs=costs, origin=origin)
         proof = {"key": self.key, "weights": self._weights(), "facts": dict(self.facts)}
         write_json(self.folder / RESULT, {**asdict(result), **proof})
         (self.folder / FAILURE).unlink(missing_ok=True)

@@ -5,7 +5,7 @@ An entry is a name, a mapping (see `kdcore.experiment.StrategyConfig`), or a str
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from torch import nn
@@ -16,9 +16,11 @@ from kdcore.experiment import StrategyConfig
 from kdcore.hooks import Member
 from kdcore.imports import FILE, from_file
 from kdcore.strategy import API_VERSION, RESERVED, Strategy
-from kdcore.teachers import ALL_TEACHERS
+from kdcore.teachers import ALL_TEACHERS, TeacherEnsemble, needed
 from kdcore.validation import describe_validation
 from kdcore.weights import scaled
+
+T = TypeVar("T")
 
 Entry = str | Mapping[str, Any] | StrategyConfig | Strategy | type[Strategy]
 
@@ -58,6 +60,28 @@ def select(
             )
         check_label(label)
     return tuple(members)
+
+
+def teachers_used(
+    entries: Iterable[Entry],
+    teachers: Mapping[str, T],
+    ensembles: Mapping[str, TeacherEnsemble],
+    catalog: Catalog | None = None,
+) -> dict[str, T]:
+    """Return the teachers that some entries learn from, members of ensembles included.
+
+    Args:
+        entries: as `select` takes them.
+        teachers: all of them, by name.
+        ensembles: those among them that are ensembles.
+        catalog: as `select` takes it.
+
+    Raises:
+        CatalogError, ConfigError: as `select`.
+    """
+    members = select(entries, tuple(teachers), catalog)
+    used = needed((member.teacher for member in members), ensembles)
+    return {name: each for name, each in teachers.items() if name in used}
 
 
 def check_label(label: str) -> None:

@@ -206,7 +206,7 @@ def _measured(
     title: str, seed: int, scores: Mapping[str, float], folder: Path, task: Task
 ) -> RunResult:
     """Return the row of a teacher that was not trained here."""
-    return RunResult(title, seed, scores, None, 0.0, (), None, None, str(folder), task.metrics)
+    return RunResult.untrained(title, seed, scores, task.metrics, str(folder))
 
 
 def _said(task: Task, scores: Mapping[str, float], form: str) -> str:

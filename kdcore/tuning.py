@@ -64,20 +64,61 @@ Range = tuple[float, float, bool]
 
 
 @dataclass(frozen=True)
+class Sought:
+    """A candidate whose settings are searched for.
+
+    Attributes:
+        label: of the candidate; ``"student"`` is the student alone.
+        plan: its stages as they are without a search.
+        dimensions: what is searched for.
+        fixed: what is not: path, value, and why.
+    """
+
+    label: str
+    plan: tuple[StageConfig, ...]
+    dimensions: tuple[Dimension, ...] = ()
+    fixed: tuple[tuple[str, Value, str], ...] = ()
+
+    def named(self, path: str) -> str:
+        """Return a path as users write it."""
+        if path == space.LR:
+            return "train.lr"
+        number, place, *key = path.split(".", 2)
+        stage = f".stages.{number}" if len(self.plan) > 1 else ""
+        if not key:
+            return f"candidates.{self.label}{stage}.{place}"
+        entry = self.plan[int(number)].strategies[int(place)]
+        return f"candidates.{self.label}{stage}.strategies.{entry.label or entry.name}.{key[0]}"
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The paths of what is searched for, each with what users write."""
+        return {each.path: self.named(each.path) for each in self.dimensions}
+
+
+@dataclass(frozen=True)
 class Tuned:
     """What a search came to for one candidate.
 
     Attributes:
-        label: of the candidate; ``"student"`` is the student alone.
-        searched: what was searched for.
+        sought: the candidate, and what was searched for.
         trials: all of them.
         best: the best one.
     """
 
-    label: str
-    searched: tuple[Dimension, ...]
+    sought: Sought
     trials: tuple[Trial, ...]
     best: Trial
+
+    @property
+    def label(self) -> str:
+        """The candidate's label; ``"student"`` is the student alone."""
+        return self.sought.label
+
+    @property
+    def searched(self) -> tuple[Dimension, ...]:
+        """What was searched for."""
+        return self.sought.dimensions
 
 
 def tuning_seeds(config: ComparisonConfig, given: Sequence[int] | None = None) -> list[int]:
@@ -157,15 +198,17 @@ class Search:
         self._context, self._config, self._seeds = context, config, tuple(seeds)
         context.cache.say_lines_once()  # or each trial would
         self._validation, self._lr = context.data.validation, config.train.lr
-        self._plans = {
-            each.name: each.plan for each in students(config) if each.seed == config.seeds[0]
-        }
-        maps = self._maps()
-        self._spaces = {name: tuple(self._space(plan, maps)) for name, plan in self._plans.items()}
-        self._fixed = {name: tuple(self._left_out(name)) for name in self._plans}
+        sought, maps = self._all(), self._maps()
+        sought = tuple(self._with_space(each, maps) for each in sought)
         for named, range_ in (ranges or {}).items():
-            self._narrow(named, range_)
-        self._rehearse()
+            sought = self._narrowed(sought, named, range_)
+        self._sought = self._rehearsed(sought)
+
+    def _all(self) -> tuple[Sought, ...]:
+        """Return the candidates, of which nothing is searched for yet."""
+        config = self._config
+        first = [each for each in students(config) if each.seed == config.seeds[0]]
+        return tuple(Sought(each.name, tuple(each.plan)) for each in first)
 
     def _maps(self) -> dict[str, tuple[str, ...]]:
         """Return the stages of each model, to choose a map among beside the one that is usual."""
@@ -184,83 +227,77 @@ class Search:
             found[where] = tuple(str(tap) for tap in stages if tap not in usual)
         return found
 
-    def _space(
-        self, plan: Sequence[StageConfig], maps: Mapping[str, Sequence[str]]
-    ) -> Iterator[Dimension]:
-        yield space.of_lr(self._lr)
+    def _with_space(self, sought: Sought, maps: Mapping[str, Sequence[str]]) -> Sought:
+        """Return a candidate with what can be searched for, and what cannot."""
         task = self._config.task.kind != "none"
-        for number, stage in enumerate(plan):
-            yield from space.of_stage(number, stage, self._members(stage), maps, task=task)
-
-    def _left_out(self, label: str) -> Iterator[tuple[str, Value, str]]:
-        found = [each.path for each in self._spaces[label]]
-        for number, stage in enumerate(self._plans[label]):
-            yield from space.left_out(number, stage, self._members(stage), found)
+        stages = [(stage, self._members(stage)) for stage in sought.plan]
+        dimensions, fixed = [space.of_lr(self._lr)], list[tuple[str, Value, str]]()
+        for number, (stage, members) in enumerate(stages):
+            dimensions += space.of_stage(number, stage, members, maps, task=task)
+        found = [each.path for each in dimensions]
+        for number, (stage, members) in enumerate(stages):
+            fixed += space.left_out(number, stage, members, found)
+        return replace(sought, dimensions=tuple(dimensions), fixed=tuple(fixed))
 
     def _members(self, stage: StageConfig) -> list[Member]:
         """Return one member of each entry; one that learns from all teachers is several alike."""
         names = tuple(self._config.teachers_by_name)
         return [select([entry], names, self._context.catalog)[0] for entry in stage.strategies]
 
-    def _narrow(self, named: str, range_: Range) -> None:
+    def _narrowed(
+        self, sought: tuple[Sought, ...], named: str, range_: Range
+    ) -> tuple[Sought, ...]:
         """Give a dimension the range that a user wants: the learning rate everybody's.
 
         Raises:
             ConfigError: there is no such dimension, or the range is none of its.
         """
-        known = {
-            (label, each.path): self._named(label, each.path)
-            for label, dimensions in self._spaces.items()
-            for each in dimensions
-        }
-        if named not in known.values():
-            raise ConfigError(f"--search: {unknown('setting', named, known.values())}")
-        for label, dimensions in self._spaces.items():
-            changed = []
-            for each in dimensions:
-                if known[label, each.path] == named:
-                    try:
-                        each = each.within(*range_)
-                        self._check_ends(label, each)
-                    except KdcoreError as error:
-                        raise ConfigError(f"--search {named}: {error}") from None
-                changed.append(each)
-            self._spaces[label] = tuple(changed)
+        known = [name for each in sought for name in each.names.values()]
+        if named not in known:
+            raise ConfigError(f"--search: {unknown('setting', named, known)}")
+        return tuple(
+            replace(
+                one,
+                dimensions=tuple(
+                    self._within(one, each, range_) if one.named(each.path) == named else each
+                    for each in one.dimensions
+                ),
+            )
+            for one in sought
+        )
 
-    def _check_ends(self, label: str, dimension: Dimension) -> None:
-        """Refuse a range whose ends cannot be values."""
-        for end in (dimension.low, dimension.high):
-            assert end is not None
-            value = int(end) if dimension.whole else end
-            for stage in self._with(label, {dimension.path: value}):
-                self._members(stage)
+    def _within(self, sought: Sought, dimension: Dimension, range_: Range) -> Dimension:
+        """Return a dimension with another range, whose ends can be values.
 
-    def _with(self, label: str, values: Mapping[str, Value]) -> tuple[StageConfig, ...]:
+        Raises:
+            ConfigError: they cannot.
+        """
+        try:
+            dimension = dimension.within(*range_)
+            for end in (dimension.low, dimension.high):
+                assert end is not None
+                value = int(end) if dimension.whole else end
+                for stage in self._with(sought, {dimension.path: value}):
+                    self._members(stage)
+        except KdcoreError as error:
+            raise ConfigError(f"--search {sought.named(dimension.path)}: {error}") from None
+        return dimension
+
+    def _with(self, sought: Sought, values: Mapping[str, Value]) -> tuple[StageConfig, ...]:
         """Return a candidate's stages with some values.
 
         Raises:
             ConfigError: it cannot have them.
         """
         try:
-            plan = space.with_values(self._plans[label], values, self._lr)
+            plan = space.with_values(sought.plan, values, self._lr)
             for stage in plan:
                 self._config.stage_train(stage)
         except ValidationError as error:
-            raise ConfigError(describe_validation(error, label, StageConfig)) from None
+            raise ConfigError(describe_validation(error, sought.label, StageConfig)) from None
         return plan
 
-    def _named(self, label: str, path: str) -> str:
-        """Return a path as users write it."""
-        if path == space.LR:
-            return "train.lr"
-        number, place, *key = path.split(".", 2)
-        stage = f".stages.{number}" if len(self._plans[label]) > 1 else ""
-        if not key:
-            return f"candidates.{label}{stage}.{place}"
-        entry = self._plans[label][int(number)].strategies[int(place)]
-        return f"candidates.{label}{stage}.strategies.{entry.label or entry.name}.{key[0]}"
-
-    def _rehearse(self) -> None:
+    def _rehearsed(self, sought: tuple[Sought, ...]) -> tuple[Sought, ...]:
         """Set everything up once, so that a teacher says in one pass all that trials may ask.
 
         A choice that a candidate cannot be set up with, such as a tap that does not fit its
@@ -268,41 +305,43 @@ class Search:
         """
         seed = self._seeds[0]
         models = self._context.new_teachers(seed)
-        for label, dimensions in self._spaces.items():
-            rehearse(self._context, seed, models, self._with(label, {}))
+        tried = []
+        for one in sought:
+            rehearse(self._context, seed, models, self._with(one, {}))
             kept = []
-            for each in dimensions:
+            for each in one.dimensions:
                 choices = []
                 for choice in each.choices:
                     try:
                         if choice != each.default:
-                            plan = self._with(label, {each.path: choice})
+                            plan = self._with(one, {each.path: choice})
                             rehearse(self._context, seed, models, plan)
                     except KdcoreError as error:
-                        named = self._named(label, each.path)
+                        named = one.named(each.path)
                         self._context.note(f"left out: {named} = {choice}: {error}")
                         continue
                     choices.append(choice)
                 if len(choices) != 1:
                     kept.append(replace(each, choices=tuple(choices)))
-            self._spaces[label] = tuple(kept)
+            tried.append(replace(one, dimensions=tuple(kept)))
+        return tuple(tried)
 
     def describe(self) -> Iterator[str]:
         """Say what is searched for."""
-        for label, dimensions in self._spaces.items():
-            for each in dimensions:
-                named = self._named(label, each.path)
-                shown = f"{named} of {title(label)}" if each.path == space.LR else named
+        for sought in self._sought:
+            for each in sought.dimensions:
+                named = sought.named(each.path)
+                shown = f"{named} of {title(sought.label)}" if each.path == space.LR else named
                 yield str(replace(each, path=shown))
-            for path, value, why in self._fixed[label]:
-                yield f"not searched: {self._named(label, path)} stays {value}: {why}"
+            for path, value, why in sought.fixed:
+                yield f"not searched: {sought.named(path)} stays {value}: {why}"
 
     def changes(self, tuned: Tuned) -> Iterator[str]:
         """Say what was found of each setting of a candidate, and with what its trials began."""
         for each in tuned.searched:
             found = tuned.best.values[each.path]
             was = "as at first" if found == each.default else f"{_short(each.default)} at first"
-            yield f"{self._named(tuned.label, each.path)} {_short(found)}, {was}"
+            yield f"{tuned.sought.named(each.path)} {_short(found)}, {was}"
 
     def run(self, trials: int) -> list[Tuned]:
         """Search, or go on where it was stopped; every candidate gets equally many trials.
@@ -316,8 +355,8 @@ class Search:
         out, note = self._context.out, self._context.note
         tuned: list[Tuned] = []
         with locked(out, lambda: note(f"another process searches in {out}: waiting for it")):
-            for label in self._plans:
-                tuned.append(self._candidate(label, trials))
+            for sought in self._sought:
+                tuned.append(self._candidate(sought, trials))
                 write_json(out / TRIALS, self._record(tuned))
         return tuned
 
@@ -330,7 +369,7 @@ class Search:
 
     def _told(self, tuned: Tuned) -> dict[str, object]:
         """Return what a candidate came to, its settings named as users name them."""
-        names = {each.path: self._named(tuned.label, each.path) for each in tuned.searched}
+        names = tuned.sought.names
         trials = [
             {
                 **asdict(trial),
@@ -345,11 +384,11 @@ class Search:
             "trials": trials,
         }
 
-    def _candidate(self, label: str, trials: int) -> Tuned:
+    def _candidate(self, sought: Sought, trials: int) -> Tuned:
         import optuna
 
-        states, dimensions = optuna.trial.TrialState, self._spaces[label]
-        name = f"{label}-{self._key(label)[:12]}"
+        states, label, dimensions = optuna.trial.TrialState, sought.label, sought.dimensions
+        name = f"{label}-{self._key(sought)[:12]}"
         file, epochs = self._context.out / JOURNAL, self._config.train.epochs
         study = open_study(file, name, self.metric, epochs)
         # One that ran when the process died is done again.
@@ -367,7 +406,7 @@ class Search:
             values = {each.path: suggested(trial, each) for each in dimensions}
             state, score, why = states.COMPLETE, None, ""
             try:
-                score = self._tried(label, values, trial)
+                score = self._tried(sought, values, trial)
                 if math.isnan(score):
                     state, score, why = states.FAIL, None, f"{self.metric.name} is not a number"
             except optuna.TrialPruned:
@@ -382,11 +421,10 @@ class Search:
             shown = STATES[state.name] if score is None else self.metric.text(score)
             said = f": {why}" if why else ""
             self._context.note(f"{title(label)}, trial {done + 1} of {trials}: {shown}{said}")
-        return self._tuned(label, ended(study)[:trials])
+        return self._tuned(sought, ended(study)[:trials])
 
-    def _tuned(self, label: str, tried: Sequence[Any]) -> Tuned:
-        searched = self._spaces[label]
-        found = [told(number, each, searched) for number, each in enumerate(tried)]
+    def _tuned(self, sought: Sought, tried: Sequence[Any]) -> Tuned:
+        found = [told(number, each, sought.dimensions) for number, each in enumerate(tried)]
         best: Trial | None = None
         for trial in found:
             if trial.score is None:
@@ -396,12 +434,12 @@ class Search:
         if best is None:
             reasons = [trial.why for trial in found if trial.why]
             said = f"; the first failed: {reasons[0]}" if reasons else ""
-            raise RunError(f"{title(label)}: no trial was finished{said}")
-        return Tuned(label, searched, tuple(found), best)
+            raise RunError(f"{title(sought.label)}: no trial was finished{said}")
+        return Tuned(sought, tuple(found), best)
 
-    def _key(self, label: str) -> str:
+    def _key(self, sought: Sought) -> str:
         """Return the hash of what a candidate's trials depend on."""
-        config, plan = self._config, self._plans[label]
+        config, plan = self._config, sought.plan
         apart = {"candidates", "seeds", "device", "checkpoint", "processes", "log", "export"}
         facts = {
             "experiment": config.model_dump(mode="json", exclude={*apart, "cache", "data"}),
@@ -418,13 +456,22 @@ class Search:
                 for stage in plan
                 for member in self._members(stage)
             ],
-            "space": [asdict(each) for each in self._spaces[label]],
+            "space": [asdict(each) for each in sought.dimensions],
             "seeds": [config.seeds[0], *self._seeds],
             "code": [code_of(name) for name in config.model_names],
             "models": self._starts,
             "kdcore": own_version(),
+            **self._callables(),
         }
         return fingerprint_of_facts(facts)
+
+    def _callables(self) -> dict[str, object]:
+        """Return the hashes of a user's metric and wrappers; where there are none, nothing."""
+        metric, wrappers = self._config.task.metric, self._context.wrappers
+        found: dict[str, object] = {"metric": code_of(metric)} if metric else {}
+        if wrappers:
+            found["wrappers"] = {name: source_of(each) for name, each in wrappers.items()}
+        return found
 
     @cached_property
     def _starts(self) -> list[str]:
@@ -437,12 +484,12 @@ class Search:
         ]
         return [student, *teachers]
 
-    def _tried(self, label: str, values: Mapping[str, Value], trial: Tried) -> float:
+    def _tried(self, sought: Sought, values: Mapping[str, Value], trial: Tried) -> float:
         """Train a candidate with some values, on each tuning seed; return its mean score."""
-        plan, scores = self._with(label, values), []
+        plan, scores = self._with(sought, values), []
         for place, seed in enumerate(self._seeds):
             watch = Watch(self.metric, None if place else trial)
-            self._train(label, plan, seed, watch)
+            self._train(sought.label, plan, seed, watch)
             assert watch.best is not None  # there is a validation split, and an epoch at least
             scores.append(watch.best)
         return sum(scores) / len(scores)

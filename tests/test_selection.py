@@ -18,8 +18,9 @@ from kdcore.errors import CatalogError, ConfigError
 from kdcore.experiment import StrategyConfig
 from kdcore.hooks import Member
 from kdcore.hookspecs import hookimpl
-from kdcore.selection import agreed_task_weight, load_strategy, select
+from kdcore.selection import agreed_task_weight, load_strategy, select, teachers_used
 from kdcore.strategy import Recommended, Strategy, StrategySettings
+from kdcore.teachers import TeacherEnsemble
 
 Install = Callable[..., Path]
 
@@ -317,3 +318,19 @@ def test_a_catalog_that_is_handed_over_is_the_one_that_is_asked(install: Install
     with pytest.raises(CatalogError, match="unknown strategy 'one'"):
         select(["one"], ["teacher"], catalog)
     assert _one("one").label == "one"
+
+
+def test_the_teachers_that_are_used_are_those_of_entries_and_the_members_of_ensembles() -> None:
+    teachers = {"a": 1, "b": 2, "c": 3, "both": 4}
+    ensembles = {"both": TeacherEnsemble(("b", "c"))}
+
+    def used(*names: str) -> dict[str, int]:
+        entries = [{"name": Method, "label": name, "teacher": name} for name in names]
+        return teachers_used(entries, teachers, ensembles)
+
+    assert used("a") == {"a": 1}
+    assert used("both") == {"b": 2, "c": 3, "both": 4}
+    assert list(used("both", "a")) == list(teachers)  # in the teachers' order
+    assert used() == {}
+    with pytest.raises(ConfigError, match="unknown teacher 'd'"):
+        used("d")

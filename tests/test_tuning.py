@@ -1,3 +1,4 @@
+import importlib
 import io
 import json
 import tomllib
@@ -294,7 +295,9 @@ def test_a_choice_that_cannot_be_set_up_is_left_out(
     def choices(out: Path) -> tuple[Any, ...]:
         (tap,) = [
             each
-            for each in _search(_config(), out)._spaces["fitnets"]
+            for one in _search(_config(), out)._sought
+            if one.label == "fitnets"
+            for each in one.dimensions
             if each.path == "0.0.student_tap"
         ]
         return tap.choices
@@ -495,14 +498,57 @@ def test_the_record_names_settings_as_users_do(tmp_path: Path, pretend: Pretend)
     assert [list(trial["values"]) for trial in logits["trials"]] == [names] * 2
 
 
+def _key(search: Search, label: str = "logits") -> str:
+    """Return the hash of what a candidate's trials depend on."""
+    (sought,) = (each for each in search._sought if each.label == label)
+    return search._key(sought)
+
+
 def test_trials_depend_on_what_only_the_teacher_is_given(tmp_path: Path) -> None:
     keys = [
-        _search(_config(f"teacher.mean=[{mean}, 0.5, 0.5]"), tmp_path)._key("logits")
-        for mean in (0.1, 0.4)
+        _key(_search(_config(f"teacher.mean=[{mean}, 0.5, 0.5]"), tmp_path)) for mean in (0.1, 0.4)
     ]
     search = _search(_config(), tmp_path)
-    before = search._key("logits")
+    before = _key(search)
     data = search._context.data
     changed = replace(data.teachers["teacher"], fingerprint="other images")
     search._context.data = replace(data, teachers={"teacher": changed})
-    assert len({*keys, before, search._key("logits")}) == 4
+    assert len({*keys, before, _key(search)}) == 4
+
+
+def test_a_search_begins_anew_where_the_users_metric_was_edited(
+    tmp_path: Path, pretend: Pretend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "how_far.py"
+    file.write_text("def far(outputs, targets):\n    return outputs[:, 0]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    seeds = pretend(lambda config: [config.lr])
+    config = _config(
+        "task={kind = 'none', metric = 'how_far:far', metric_name = 'accuracy'}",
+        "candidates=[{strategies = [{name = 'logits'}]}]",
+    )
+    (first,) = _search(config, tmp_path / "out").run(2)
+    assert len(seeds) == 2
+    (tmp_path / "beside.py").write_text("other = 1\n")
+    (again,) = _search(config, tmp_path / "out").run(2)
+    assert len(seeds) == 2  # what is as it was goes on, and has nothing left to do
+    assert again.trials == first.trials
+    file.write_text("def far(outputs, targets):\n    return outputs[:, 1]\n")
+    _search(config, tmp_path / "out").run(2)
+    assert len(seeds) == 4
+
+
+def test_trials_depend_on_the_source_of_wrappers(
+    tmp_path: Path, pretend: Pretend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "around_hooks.py"
+    file.write_text("class Around:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    pretend(lambda config: [config.lr])
+    search = _search(_config(), tmp_path / "out")
+    without = _key(search)
+    search._context.wrappers = {"around": importlib.import_module("around_hooks").Around()}
+    before = _key(search)
+    assert before == _key(search) != without
+    file.write_text("class Around:\n    changed = True\n")
+    assert _key(search) not in (before, without)

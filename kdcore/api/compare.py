@@ -5,7 +5,7 @@ What is compared how is in `comparison`; one training in one call is in `distill
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -16,22 +16,22 @@ from torch import nn
 from kdcore import configfile, report
 from kdcore.api.distill import Data, Kept, Result, Training, source_of_data, task_for, training_of
 from kdcore.asking import Identity
+from kdcore.beforehand import Starts
 from kdcore.cache import SignalCache
-from kdcore.contract import Setup
 from kdcore.data.source import Source
 from kdcore.devices import find_device
-from kdcore.distiller import Distiller
 from kdcore.errors import ConfigError, ModelError
 from kdcore.evaluation import evaluate
-from kdcore.fingerprint import digest_of, structure_of
+from kdcore.fingerprint import structure_of
 from kdcore.frames import as_html, frame
 from kdcore.frozen_teacher import AnyTeacher, models_of, named
 from kdcore.job import STUDENT, RunResult
+from kdcore.pooling import scores_of
 from kdcore.sections import CacheConfig
-from kdcore.selection import Entry, select
+from kdcore.selection import Entry, teachers_used
 from kdcore.session import Session
 from kdcore.tasks import Task
-from kdcore.teachers import TEACHER, TeacherEnsemble, needed, title_of
+from kdcore.teachers import TEACHER, check_teachers, ensembles_of, title_of
 from kdcore.weights import Moving
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ def compare(
     what_for = task_for(task, config)
     place = find_device(device)
     teachers = named(teacher)
+    check_teachers(teachers, ensembles_of(teachers))
     source = source_of_data(train_data, "train_data")
     test = source_of_data(eval_data, "eval_data")
     held_out = (
@@ -151,52 +152,37 @@ def compare(
     cache = SignalCache(CacheConfig(disk=0), lambda _: None)
     models = models_of(teachers)
     kept = Kept(cache, {name: Identity(structure_of(model)) for name, model in models.items()})
-    sample = source.batch(torch.arange(min(2, len(source))))
-    for entries in given.values():  # what cannot work fails before any training
-        with Distiller(
-            _needed(teachers, entries),
-            _new(student, chosen[0]),
-            entries,
-            task_weight=task_weight,
-            sample_input=sample.inputs,
-            teacher_sample_input=sample.teacher_inputs,
-            setup=Setup(targets=source.targets),
+    starts = Starts(lambda: _built(student), "the student")
+
+    def prepared(entries: tuple[Entry, ...], seed: int) -> Training:
+        used = teachers_used(entries, teachers, ensembles_of(teachers))
+        return Training(
+            teacher=used,
+            student=starts.new(seed),
+            entries=entries,
+            train=source,
+            test=test,
+            validation=held_out,
+            config=config,
             task=what_for,
+            task_weight=task_weight if entries else None,
+            seed=seed,
             device=place,
-        ) as distiller:
-            cache.expect(distiller.teachers)
-    teaching = list(_taught_by(models, test, what_for, place))
+            kept=kept,
+        )
+
+    for entries in given.values():  # what cannot work fails before any training
+        prepared(entries, chosen[0]).rehearse()
+    teaching = list(_taught_by(teachers, test, what_for, place))
     plans: dict[str, tuple[Entry, ...]] = {STUDENT: ()} if what_for.learns else {}
     plans |= given
     results: list[RunResult] = []
     students: dict[tuple[str, int], nn.Module] = {}
     for seed in chosen:
         results += [replace(row, seed=seed) for row in teaching]
-        start = ""
         for name, entries in plans.items():
-            model = _new(student, seed)
-            begins = digest_of(model.state_dict())
-            if begins != (start or begins):
-                raise ModelError(
-                    "the student began with other weights than before: return a new model each "
-                    "time, and draw its weights from torch's random stream"
-                )
-            start = begins
-            result = Training(
-                _needed(teachers, entries) if entries else None,
-                model,
-                entries,
-                source,
-                test,
-                held_out,
-                config,
-                what_for,
-                task_weight if entries else None,
-                seed,
-                place,
-                kept,
-            ).run()
-            students[name, seed] = model
+            result = prepared(entries, seed).run()
+            students[name, seed] = result.student
             results.append(_run(name, seed, result, test, what_for))
     return Comparison(tuple(results), MappingProxyType(students))
 
@@ -236,30 +222,25 @@ def _run(name: str, seed: int, result: Result, test: Source, task: Task) -> RunR
         choice = copy.deepcopy(result.student)
         choice.load_state_dict(history.best_weights)
         best = evaluate(choice, test, task)
-    return RunResult(
-        name=name,
-        seed=seed,
-        scores=result.scores,
-        loss=history.epochs[-1].loss,
-        seconds=sum(record.seconds for record in history.epochs),
-        epochs=tuple(asdict(record) for record in history.epochs),
-        best_epoch=history.best_epoch,
-        best_scores=best,
-        folder="",
-        metrics=task.metrics,
-    )
+    return RunResult.of_history(name, seed, history, result.seconds, task.metrics, best_scores=best)
 
 
 def _taught_by(
-    models: Mapping[str, nn.Module], test: Source, task: Task, place: torch.device
+    teachers: Mapping[str, AnyTeacher], test: Source, task: Task, place: torch.device
 ) -> Iterator[RunResult]:
-    """Score the teachers that have logits."""
-    for name, model in models.items():
+    """Score the teachers that have logits, and the ensembles of these."""
+    scored: dict[str, nn.Module] = {}
+    for name, model in models_of(teachers).items():
         try:
             scores = evaluate(model.to(place), test, task)
         except ModelError:  # one without logits serves methods on features
             continue
-        yield RunResult(title_of(name), 0, scores, None, 0.0, (), None, None, "", task.metrics)
+        scored[name] = model
+        yield RunResult.untrained(title_of(name), 0, scores, task.metrics)
+    for name, ensemble in ensembles_of(teachers).items():
+        if scored.keys() >= set(ensemble.members):
+            scores = scores_of(ensemble, scored, test, task)
+            yield RunResult.untrained(title_of(name), 0, scores, task.metrics)
 
 
 def _candidates(
@@ -282,13 +263,6 @@ def _candidates(
     return found
 
 
-def _needed(teachers: Mapping[str, AnyTeacher], entries: Iterable[Entry]) -> dict[str, AnyTeacher]:
-    """Return the teachers that some strategies learn from, members of ensembles included."""
-    ensembles = {name: each for name, each in teachers.items() if isinstance(each, TeacherEnsemble)}
-    used = needed((member.teacher for member in select(entries, tuple(teachers))), ensembles)
-    return {name: each for name, each in teachers.items() if name in used}
-
-
 def _seeds(given: Iterable[int]) -> tuple[int, ...]:
     seeds = tuple(given)
     if not seeds or len(set(seeds)) != len(seeds):
@@ -296,8 +270,7 @@ def _seeds(given: Iterable[int]) -> tuple[int, ...]:
     return seeds
 
 
-def _new(student: Callable[[], nn.Module], seed: int) -> nn.Module:
-    torch.manual_seed(seed)
+def _built(student: Callable[[], nn.Module]) -> nn.Module:
     model = student()
     if not isinstance(model, nn.Module):
         raise ModelError(f"student returned {type(model).__name__}, not an nn.Module")

@@ -1,7 +1,8 @@
 """Distillation in one call, for people who do not keep a training loop of their own."""
 
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from kdcore.asking import Identity, Request
+from kdcore.beforehand import try_losses
 from kdcore.cache import SignalCache
 from kdcore.catalog import own_version
 from kdcore.contract import Setup
@@ -53,11 +55,13 @@ class Result:
         student: the model that was handed over, trained in place; no hooks are left on it.
         scores: on the evaluation data by name, of the last weights; the one that counts first.
         history: one record an epoch, and the best weights where there was validation data.
+        seconds: from the first step to the last evaluation, before it was continued included.
     """
 
     student: nn.Module
     scores: Mapping[str, float]
     history: History
+    seconds: float
 
     @property
     def accuracy(self) -> float:
@@ -171,22 +175,23 @@ def distill(
     entries = tuple(strategies)
     if not task.learns and not entries:
         raise ConfigError("a task without a loss learns from strategies alone: give some")
+    held_out = validation_data
     return Training(
-        teacher,
-        student,
-        entries,
-        source_of_data(train_data, "train_data"),
-        source_of_data(eval_data, "eval_data"),
-        None if validation_data is None else source_of_data(validation_data, "validation_data"),
-        config,
-        task,
-        task_weight,
-        seed,
-        find_device(device),
+        teacher=teacher,
+        student=student,
+        entries=entries,
+        train=source_of_data(train_data, "train_data"),
+        test=source_of_data(eval_data, "eval_data"),
+        validation=None if held_out is None else source_of_data(held_out, "validation_data"),
+        config=config,
+        task=task,
+        task_weight=task_weight,
+        seed=seed,
+        device=find_device(device),
     ).run(observers=observers, resume=resume)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """A training in one call, ready to be run.
 
@@ -222,6 +227,42 @@ class Training:
         self, *, observers: Iterable[Observer] = (), resume: Path | str | None = None
     ) -> Result:
         """Train the student; arguments, result and errors are those of `distill`."""
+        with self._set_up() as distiller:
+            signals = self._signals(distiller)
+            saver = None
+            if resume is not None:
+                facts = _facts(distiller, self._sources, self.config, self.seed, self.device)
+                saver = Saver(Path(resume), CheckpointConfig(), facts)
+            with nullcontext() if resume is None else _alone(Path(resume)):
+                started = time.perf_counter()
+                history = train(
+                    distiller,
+                    self.train,
+                    self.config,
+                    self.seed,
+                    test=self.test,
+                    validation=self.validation,
+                    signals=signals,
+                    observers=tuple(observers),
+                    saver=saver,
+                )
+                seconds = saver.seconds if saver else time.perf_counter() - started
+        return Result(self.student, history.epochs[-1].scores, history, seconds)
+
+    def rehearse(self) -> None:
+        """Set it up and compute a few losses, without training; what it shares hears its wishes.
+
+        Raises:
+            UserError: it cannot be set up.
+            StrategyError: a strategy fails, or its loss is none.
+        """
+        with self._set_up() as distiller:
+            if self.kept is not None:
+                self.kept.cache.expect(distiller.teachers)
+            try_losses(distiller, self.train)
+
+    @contextmanager
+    def _set_up(self) -> Iterator[Distiller]:
         self._check_labels()
         sample = self.train.batch(torch.arange(min(2, len(self.train))))
         outputs = self._outputs(sample.inputs)
@@ -241,24 +282,7 @@ class Training:
             for name, data in self._sources.items():
                 if data is not None:
                     check_targets(self.task, data.targets, outputs, f"{name}_data")
-            signals = self._signals(distiller)
-            saver = None
-            if resume is not None:
-                facts = _facts(distiller, self._sources, self.config, self.seed, self.device)
-                saver = Saver(Path(resume), CheckpointConfig(), facts)
-            with nullcontext() if resume is None else _alone(Path(resume)):
-                history = train(
-                    distiller,
-                    self.train,
-                    self.config,
-                    self.seed,
-                    test=self.test,
-                    validation=self.validation,
-                    signals=signals,
-                    observers=tuple(observers),
-                    saver=saver,
-                )
-        return Result(self.student, history.epochs[-1].scores, history)
+            yield distiller
 
     @property
     def _sources(self) -> dict[str, Source | None]:

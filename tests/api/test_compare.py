@@ -1,5 +1,7 @@
 """Comparisons in one call: equal starts, one teacher's pass, tables and what is refused."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,10 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import kdcore
-from kdcore.errors import ConfigError, ModelError, StrategyError
+from kdcore.asking import ask_all
+from kdcore.errors import ConfigError, DataError, ModelError, StrategyError, TapError
+from kdcore.evaluation import evaluate
+from kdcore.frozen_teacher import AnyTeacher
 from kdcore.job import STUDENT
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -66,6 +71,29 @@ def test_the_teacher_is_asked_once_for_all_runs() -> None:
     _compare(one, candidates=["logits"], seeds=(3,))
     # Both look at every training sample once; what is tried at set-up differs.
     assert several.asked - one.asked < len(DATA[0])
+
+
+def test_seconds_are_those_of_training_and_evaluation_and_not_of_asking_the_teacher(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, later = time.perf_counter, 0.0
+
+    def passing(seconds: float, work: Callable[..., Any]) -> Callable[..., Any]:
+        def longer(*given: Any, **named: Any) -> Any:
+            nonlocal later
+            later += seconds
+            return work(*given, **named)
+
+        return longer
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now() + later)
+    monkeypatch.setattr("kdcore.trainer.evaluate", passing(1_000.0, evaluate))
+    monkeypatch.setattr("kdcore.cache.ask_all", passing(1_000_000.0, ask_all))
+    found = _compare(seeds=(3,), validation_data=TEST)
+    assert later == 1_000_000 + 3 * 2 * 2 * 1_000  # three students, two epochs, two lots of data
+    teacher, *students = found.results
+    assert teacher.seconds == 0
+    assert [each.seconds // 1_000 for each in students] == [4, 4, 4]
 
 
 def test_rows_are_means_over_seeds_with_paired_differences() -> None:
@@ -157,9 +185,30 @@ def test_what_cannot_be_compared_is_refused(changes: dict[str, Any], said: str) 
 
 def test_a_candidate_that_cannot_work_fails_before_any_training() -> None:
     teacher = Teacher()
-    with pytest.raises((StrategyError, kdcore.KdcoreError)):
+    with pytest.raises(TapError, match=r"'fitnets'.* cannot tell which tap is its feature map"):
         _compare(teacher, candidates={"ok": ["logits"], "no": [{"name": "fitnets"}]})
     assert teacher.asked < len(DATA[0])
+
+
+class NoLoss(kdcore.Strategy):
+    """Can be set up, and has no loss."""
+
+    @kdcore.hookimpl
+    def compute_auxiliary_loss(self) -> Tensor:
+        raise ValueError("there is none")
+
+
+def test_a_loss_that_cannot_be_computed_fails_before_any_training() -> None:
+    teacher = Teacher()
+    with pytest.raises(StrategyError, match="there is none"):
+        _compare(teacher, candidates={"ok": ["logits"], "no": [NoLoss()]})
+    assert teacher.asked < len(DATA[0])
+
+
+def test_targets_that_are_no_classes_are_said_to_be_that_before_losses_are_tried() -> None:
+    wrong = DATA[0], DATA[1] + 1
+    with pytest.raises(DataError, match="train_data"):
+        kdcore.compare(Teacher(), _student, wrong, TEST, ["logits"], epochs=1)
 
 
 def test_an_experiments_file_is_compared_as_the_command_does(tmp_path: Path) -> None:
@@ -176,6 +225,49 @@ def test_an_experiments_file_is_compared_as_the_command_does(tmp_path: Path) -> 
     assert "batch_size = 16" in (tmp_path / "out" / "comparison.toml").read_text()
     again = kdcore.compare_file(file, "train.batch_size=16", out=tmp_path / "out")
     assert all(each.kept for each in again.results)
+
+
+class Mute(nn.Module):
+    """A model without logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(6, 8)
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        return {"hidden": self.body(inputs)}
+
+
+def test_an_ensemble_has_a_row_where_its_members_have() -> None:
+    one, two = Teacher(), Teacher()
+    with torch.no_grad():
+        two.head.weight.neg_()
+    teachers: dict[str, AnyTeacher] = {
+        "both": kdcore.TeacherEnsemble(("one", "two"), shares=(1, 3)),
+        "one": one,
+        "two": two,
+        "mute": Mute(),
+        "muted": kdcore.TeacherEnsemble(("one", "mute")),
+    }
+    candidates = {"kd": [{"name": "logits", "teacher": "both"}]}
+    found = kdcore.compare(teachers, _student, DATA, TEST, candidates, seeds=(3, 4), epochs=1)
+    names = ["teacher one", "teacher two", "teacher both", STUDENT, "kd"]
+    assert [(each.name, each.seed) for each in found.results] == [
+        (name, seed) for seed in (3, 4) for name in names
+    ]
+    with torch.no_grad():
+        right = (one(TEST[0]) / 4 + two(TEST[0]) * 3 / 4).argmax(1) == TEST[1]
+    by = {each.name: each.accuracy for each in found.results}
+    assert by["teacher both"] == pytest.approx(100 * right.double().mean().item())
+    assert by["teacher both"] != by["teacher one"]  # or it could be anyone's
+
+
+def test_an_ensemble_of_nobody_is_refused_also_where_none_learns_from_it() -> None:
+    both = kdcore.TeacherEnsemble(("one", "two"))
+    teachers: dict[str, AnyTeacher] = {"one": Teacher(), "both": both}
+    candidates = {"kd": [{"name": "logits", "teacher": "one"}]}
+    with pytest.raises(ConfigError, match="teacher both: unknown member 'two'"):
+        kdcore.compare(teachers, _student, DATA, TEST, candidates, epochs=1)
 
 
 def test_candidates_may_learn_from_different_teachers() -> None:
