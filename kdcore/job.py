@@ -2,9 +2,10 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,7 +15,7 @@ from kdcore.errors import NonFiniteLossError, ResumeError
 from kdcore.files import locked, make_folder, read_json, write_json
 from kdcore.fingerprint import CONTINUED, ENVIRONMENT, difference, fingerprint_of_facts
 from kdcore.history import History, accuracy_of
-from kdcore.saving import check_origin
+from kdcore.saving import Seconds, check_origin
 from kdcore.sections import RANDOM
 from kdcore.tasks import Metric
 
@@ -32,6 +33,8 @@ OUTCOME = "outcome.safetensors"
 
 STUDENT = "student"
 """Name of the row of the student alone."""
+
+NO_MACHINE = "a machine that was not noted"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class RunResult:
         costs: of its model where it is used; None where they were not measured.
         origin: where its model's weights began.
         kept: whether it was finished before and not repeated.
+        teacher_seconds: of asking teachers once for all that is kept of what they say, which the
+            run that asked first did for all; 0 where they answer step by step, within `seconds`,
+            and of results that were saved before it was told apart from these.
+        made: the day on which it was finished, nothing where that was not noted.
+        machine: what it was finished on, in a line; nothing where that was not noted.
     """
 
     name: str
@@ -70,6 +78,9 @@ class RunResult:
     costs: Costs | None = None
     origin: str = RANDOM
     kept: bool = False
+    teacher_seconds: float = 0.0
+    made: str = ""
+    machine: str = ""
 
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> Self:
@@ -90,6 +101,11 @@ class RunResult:
         return accuracy_of(self.scores)
 
 
+def machines_of(results: Iterable[RunResult]) -> list[str]:
+    """Return what some runs were trained on, each machine once; nothing of what came trained."""
+    return list(dict.fromkeys(each.machine or NO_MACHINE for each in results if each.seconds))
+
+
 @dataclass(frozen=True)
 class Job:
     """A training to be done, or found done.
@@ -100,6 +116,7 @@ class Job:
         seed: its seed.
         facts: everything that its result depends on, by name, as JSON has it.
         out: folder of all runs.
+        machine: what it is done on, in a line.
         at: its own folder, where it is not named after its key.
     """
 
@@ -108,6 +125,7 @@ class Job:
     seed: int
     facts: Mapping[str, object]
     out: Path
+    machine: str
     at: Path | None = None
 
     @cached_property
@@ -195,7 +213,7 @@ class Job:
     def finish(
         self,
         history: History,
-        seconds: float,
+        seconds: Seconds,
         best_scores: Mapping[str, float] | None,
         metrics: tuple[Metric, ...],
         untrained: Mapping[str, float] | None = None,
@@ -207,7 +225,7 @@ class Job:
 
         Args:
             history: of its training.
-            seconds: that it took.
+            seconds: what it took.
             best_scores: of the best weights, on the test samples.
             metrics: what its scores are.
             untrained: scores of a model that was taken as it came, whose history is empty.
@@ -220,7 +238,7 @@ class Job:
             self.seed,
             last.scores if last else untrained or {},
             last.loss if last else None,
-            seconds,
+            seconds.training,
             tuple(asdict(record) for record in history.epochs),
             history.best_epoch,
             best_scores,
@@ -229,6 +247,9 @@ class Job:
             self._outcome(),
             costs,
             origin,
+            teacher_seconds=seconds.teacher,
+            made=date.today().isoformat(),
+            machine=self.machine,
         )
         proof = {"key": self.key, "weights": self._weights(), "facts": dict(self.facts)}
         write_json(self.folder / RESULT, {**asdict(result), **proof})

@@ -65,7 +65,8 @@ class Comparison:
         """Return the runs as a table of pandas: a row each.
 
         Columns are ``name``, ``seed``, the scores by name, ``best NAME`` of the weights that were
-        best on the validation data, ``loss``, ``seconds`` and ``best epoch``.
+        best on the validation data, ``loss``, ``seconds``, ``teacher seconds`` of asking
+        teachers once for all runs, and ``best epoch``.
         """
         return frame(map(_flat, self.results))
 
@@ -91,6 +92,7 @@ def _flat(result: RunResult) -> dict[str, object]:
         **best,
         "loss": result.loss,
         "seconds": result.seconds,
+        "teacher seconds": result.teacher_seconds,
         "best epoch": result.best_epoch,
     }
 
@@ -181,7 +183,7 @@ def compare(
                     "the student began with other weights than before: return a new model each "
                     "time, and draw its weights from torch's random stream"
                 )
-            start = begins
+            start, asked = begins, cache.asking_seconds
             result = Training(
                 _needed(teachers, entries) if entries else None,
                 model,
@@ -197,7 +199,8 @@ def compare(
                 kept,
             ).run()
             students[name, seed] = model
-            results.append(_run(name, seed, result, test, what_for))
+            run = _run(name, seed, result, test, what_for)
+            results.append(replace(run, teacher_seconds=cache.asking_seconds - asked))
     return Comparison(tuple(results), MappingProxyType(students))
 
 
