@@ -224,7 +224,7 @@ def block(name: str, saved: Mapping[str, Measured]) -> str:
         return f"Not measured here yet; {command} makes it."
     missing = f" {found.missing} of its students were not trained." if found.missing else ""
     return (
-        f"{command}; {found.about[0]}. Saved {found.made} on {found.machine}; "
+        f"{command}; {found.about[0]}. Trained {found.made} on {found.machine}; "
         f"{found.seconds / 60:.0f} minutes of training in all.{missing}\n\n"
         f"{markdown_table(found.results)}"
     )

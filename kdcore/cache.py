@@ -5,8 +5,9 @@ signals are read in `listening`; the files are in `store`.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,16 @@ class SignalCache:
         self._not_kept: set[str] = set()
         self._expected: dict[str, dict[SignalKey, FixedAdapter | None]] = {}
         self._copied: dict[str, set[TapAddress]] = {}
+        self.asking_seconds = 0.0
+        """What asking teachers for all that is kept has taken; what others asked is not in it."""
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.asking_seconds += time.perf_counter() - started
 
     def say_lines_once(self) -> None:
         """Say no line again from now on: of runs that are alike, the first says it for all."""
@@ -182,8 +193,9 @@ class SignalCache:
                     each: torch.empty(spec.shape, dtype=spec.dtype, device=place)
                     for each, spec in specs.items()
                 }
-                ask_all(arrays, specs, live, request)
-                self._check_place(arrays, live, request)
+                with self._asking():
+                    ask_all(arrays, specs, live, request)
+                    self._check_place(arrays, live, request)
                 self._held[name] = _Held(key, arrays if facts else {}, where, nbytes)
                 return arrays
             return None
@@ -225,7 +237,7 @@ class SignalCache:
                 about = {**_labels(request), **facts, "arrays": names}
                 nobodys: AbstractContextManager[Arrays] = nullcontext({})  # the first one writes
                 building_here = slot.building(specs, about) if here().first else nobodys
-                with building_here as building:
+                with self._asking(), building_here as building:
                     made = renamed(building, TEACHER, request.name)
                     ask_all(made, renamed(specs, TEACHER, request.name), live, request)
                     self._check_place(made, live, request)

@@ -30,6 +30,7 @@ from kdcore.files import check_folder, read_json
 from kdcore.fingerprint import ENVIRONMENT, difference, machine_facts, source_of
 from kdcore.interruption import Interruption
 from kdcore.job import CHECKPOINTS, RESULT, STUDENT, Job
+from kdcore.machine import machine_line
 from kdcore.models.build import Built, build, code_of
 from kdcore.outcome import outcome_of
 from kdcore.parallel import check_alike, check_several
@@ -320,7 +321,7 @@ class RunContext:
         kind: Literal["teacher", "student"] = "teacher" if teacher else "student"
         every = {**shared, **facts}
         check_alike({name: each for name, each in every.items() if name not in ENVIRONMENT})
-        job = Job(kind, name, seed, here().agreed(every), self.out)
+        job = Job(kind, name, seed, here().agreed(every), self.out, machine_line(self.device))
         if self.repeats is not None and not teacher:
             self._say_what_changed(self.repeats, job.facts)
         if self.resume is None or teacher:
@@ -334,14 +335,21 @@ class RunContext:
         if isinstance(before, dict) and (told := difference(before, facts)):
             self.note(f"not the run in {folder} again: {told}")
 
-    def saver(self, job: Job, stage: int = 0) -> Saver:
-        """Return what saves a stage, from 0, of a job's training."""
+    def saver(self, job: Job, stage: int = 0, teacher_seconds: float = 0.0) -> Saver:
+        """Return what saves a stage, from 0, of a job's training.
+
+        Args:
+            job: whose.
+            stage: which.
+            teacher_seconds: what asking teachers took before it.
+        """
         return Saver(
             job.folder / CHECKPOINTS / f"stage{stage + 1}",
             self.experiment.checkpoint,
             job.facts,
             interruption=self.interruption,
             note=self.note,
+            teacher_seconds=teacher_seconds,
         )
 
 

@@ -5,12 +5,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from kdcore.bench.measure import describe_machine
 from kdcore.catalog import Catalog
 from kdcore.configfile import (
     Tree,
@@ -20,13 +18,14 @@ from kdcore.configfile import (
     read_recipe,
     teacher_trainings,
 )
-from kdcore.devices import find_device
 from kdcore.errors import ConfigError, UserError, unknown
-from kdcore.experiment import ComparisonConfig
+from kdcore.experiment import ComparisonConfig, StageConfig
 from kdcore.files import read_json
-from kdcore.fingerprint import fingerprint_of_facts, machine_facts
-from kdcore.job import STUDENT, RunResult
-from kdcore.joblist import Joined
+from kdcore.fingerprint import fingerprint_of_facts
+from kdcore.job import STUDENT, RunResult, machines_of
+from kdcore.joblist import Joined, plan_of
+from kdcore.resolved import entry_of
+from kdcore.selection import agreed_task_weight, select
 from kdcore.statistics import Summary, summarise
 
 
@@ -182,8 +181,8 @@ def record_of(name: str, config: ComparisonConfig, joined: Joined) -> dict[str, 
         "data": config.data.name,
         "about": list(joined.about),
         "missing": len(joined.missing),
-        "made": date.today().isoformat(),
-        "machine": machine(config.device),
+        "made": _days(joined.results),
+        "machine": ", and on ".join(machines_of(joined.results)),
         "seconds": sum(_trained_once(joined.results)),
         "runs": [
             {**asdict(each), **bare, "origin": _placeless(each.origin)} for each in joined.results
@@ -197,36 +196,53 @@ def _placeless(origin: str) -> str:
 
 
 def _trained_once(results: Sequence[RunResult]) -> list[float]:
-    """Return the seconds of each training, that of a teacher of all seeds once."""
-    return list({(each.name, each.folder): each.seconds for each in results}.values())
+    """Return the seconds of each training and the asking before it, a teacher of all seeds once."""
+    once = {(each.name, each.folder): each for each in results}
+    return [each.seconds + each.teacher_seconds for each in once.values()]
+
+
+def _days(results: Sequence[RunResult]) -> str:
+    """Return the day on which results were trained, or the first and the last."""
+    days = sorted({each.made for each in results if each.seconds and each.made})
+    return " to ".join(dict.fromkeys([days[0], days[-1]])) if days else "on a day not noted"
+
+
+PLACES: Mapping[str, Any] = MappingProxyType(
+    {
+        "data": {"root"},
+        "teacher": {"weights"},
+        "teachers": {"__all__": {"weights"}},
+        "cache": {"mode", "memory", "disk", "folder"},
+        "checkpoint": True,
+        "processes": True,
+        "log": True,
+        "export": True,
+    }
+)
+"""What no number of a table depends on: where images, weights and answers lie, when a training is
+saved, how long processes wait, and what is written beside."""
 
 
 def settings_digest(config: ComparisonConfig) -> str:
-    """Return the hash of a comparison's settings that are not the defaults.
+    """Return the hash of all settings of a comparison, defaults and those of its methods included.
 
-    Where images and a teacher's weights lie and where answers are kept is left out.
+    What is left out is in `PLACES`.
     """
-    told = config.model_dump(mode="json", exclude_defaults=True)
-    told["teacher"] = {key: each for key, each in told["teacher"].items() if key != "weights"}
-    told["cache"] = {key: each for key, each in told.get("cache", {}).items() if key == "dtype"}
-    told["data"] = {key: each for key, each in told["data"].items() if key != "root"}
+    told = config.model_dump(mode="json", exclude={**PLACES, "candidates": True})
+    told["candidates"] = {
+        candidate.label: [_whole(config, stage) for stage in plan_of(config, candidate)]
+        for candidate in config.candidates
+    }
     return fingerprint_of_facts(told)
 
 
-def machine(device: str) -> str:
-    """Say in a line what computed: processor, cores, accelerator, versions."""
-    place, here = find_device(device), describe_machine()
-    facts = machine_facts(place)
-    cores = f"{here['cores']} cores of {here['processor']}"
-    computed = (
-        f"{cores} ({facts['processor']})"
-        if place.type == "cpu"
-        else f"{facts['processor']}, beside {cores}"
-    )
-    return (
-        f"{computed}, {facts['threads']} threads; Python {here['python']}, PyTorch "
-        f"{facts['torch']}, torchvision {facts['torchvision']}"
-    )
+def _whole(config: ComparisonConfig, stage: StageConfig) -> dict[str, Any]:
+    """Return a stage as JSON has it, with the weights and settings of its methods written out."""
+    members = select(stage.strategies, tuple(config.teachers_by_name))
+    decided: dict[str, Any] = {"strategies": tuple(map(entry_of, members))}
+    if stage.task_weight is None:
+        decided["task_weight"] = agreed_task_weight(members)
+    return stage.model_copy(update=decided).model_dump(mode="json")
 
 
 @dataclass(frozen=True)
@@ -239,9 +255,9 @@ class Measured:
         data: name of its data, as `[data]` has it.
         about: what was compared.
         missing: how many of its students were not trained.
-        made: the day.
-        machine: what computed.
-        seconds: of all its trainings.
+        made: the day of its trainings, or the first and the last.
+        machine: what they ran on, each machine once.
+        seconds: of all its trainings, asking teachers included.
         results: its runs, without what each epoch came to.
     """
 

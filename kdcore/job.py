@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -16,7 +17,7 @@ from kdcore.errors import NonFiniteLossError, ResumeError
 from kdcore.files import locked, make_folder, read_json, write_json
 from kdcore.fingerprint import CONTINUED, ENVIRONMENT, difference, fingerprint_of_facts
 from kdcore.history import History, accuracy_of
-from kdcore.saving import check_origin
+from kdcore.saving import Seconds, check_origin
 from kdcore.sections import RANDOM
 from kdcore.tasks import Metric
 from kdcore.teachers import TEACHER, title_of
@@ -43,6 +44,8 @@ STUDENT = "student"
 
 Role = Literal["teacher", "alone", "candidate"]
 
+NO_MACHINE = "a machine that was not noted"
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -64,6 +67,11 @@ class RunResult:
         costs: of its model where it is used; None where they were not measured.
         origin: where its model's weights began.
         kept: whether it was finished before and not repeated.
+        teacher_seconds: of asking teachers once for all that is kept of what they say, which the
+            run that asked first did for all; 0 where they answer step by step, within `seconds`,
+            and of results that were saved before it was told apart from these.
+        made: the day on which it was finished, nothing where that was not noted.
+        machine: what it was finished on, in a line; nothing where that was not noted.
     """
 
     name: str
@@ -80,6 +88,9 @@ class RunResult:
     costs: Costs | None = None
     origin: str = RANDOM
     kept: bool = False
+    teacher_seconds: float = 0.0
+    made: str = ""
+    machine: str = ""
 
     @classmethod
     def of_history(
@@ -209,6 +220,11 @@ def best_on_validation(results: Iterable[tuple[str, RunResult]]) -> Choice | Non
     return best
 
 
+def machines_of(results: Iterable[RunResult]) -> list[str]:
+    """Return what some runs were trained on, each machine once; nothing of what came trained."""
+    return list(dict.fromkeys(each.machine or NO_MACHINE for each in results if each.seconds))
+
+
 @dataclass(frozen=True)
 class Job:
     """A training to be done, or found done.
@@ -219,6 +235,7 @@ class Job:
         seed: its seed.
         facts: everything that its result depends on, by name, as JSON has it.
         out: folder of all runs.
+        machine: what it is done on, in a line.
         at: its own folder, where it is not named after its key.
     """
 
@@ -227,6 +244,7 @@ class Job:
     seed: int
     facts: Mapping[str, object]
     out: Path
+    machine: str
     at: Path | None = None
 
     @cached_property
@@ -318,7 +336,7 @@ class Job:
     def finish(
         self,
         history: History,
-        seconds: float,
+        seconds: Seconds,
         best_scores: Mapping[str, float] | None,
         metrics: tuple[Metric, ...],
         untrained: Mapping[str, float] | None = None,
@@ -330,7 +348,7 @@ class Job:
 
         Args:
             history: of its training.
-            seconds: that it took.
+            seconds: what it took.
             best_scores: of the best weights, on the test samples.
             metrics: what its scores are.
             untrained: scores of a model that was taken as it came, whose history is empty.
@@ -342,9 +360,17 @@ class Job:
             result = RunResult.untrained(*who, untrained, metrics, folder)
         else:
             result = RunResult.of_history(
-                *who, history, seconds, metrics, best_scores=best_scores, folder=folder
+                *who, history, seconds.training, metrics, best_scores=best_scores, folder=folder
             )
-        result = replace(result, outcome=self._outcome(), costs=costs, origin=origin)
+        result = replace(
+            result,
+            outcome=self._outcome(),
+            costs=costs,
+            origin=origin,
+            teacher_seconds=seconds.teacher,
+            made=date.today().isoformat(),
+            machine=self.machine,
+        )
         proof = {"key": self.key, "weights": self._weights(), "facts": dict(self.facts)}
         write_json(self.folder / RESULT, {**asdict(result), **proof})
         (self.folder / FAILURE).unlink(missing_ok=True)

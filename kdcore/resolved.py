@@ -93,6 +93,15 @@ def _entry(distiller: Distiller, member: Member) -> StrategyConfig:
         key: _found(distiller, member, key, value)
         for key, value in member.strategy.settings.model_dump(mode="json").items()
     }
+    return _written(member, settings)
+
+
+def entry_of(member: Member) -> StrategyConfig:
+    """Return a strategy's entry with its weight and all of its settings written out."""
+    return _written(member, member.strategy.settings.model_dump(mode="json"))
+
+
+def _written(member: Member, settings: Mapping[str, Any]) -> StrategyConfig:
     entry = {"name": member.name, "label": member.label, "weight": member.weight, **settings}
     if member.teacher != TEACHER:
         entry["teacher"] = member.teacher

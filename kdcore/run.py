@@ -20,6 +20,7 @@ from kdcore.history import History
 from kdcore.job import BEST_WEIGHTS, CONFIG, OUTCOME, STUDENT, STUDENT_WEIGHTS, Job, RunResult
 from kdcore.models.build import code_of
 from kdcore.resolved import resolve, resolve_stage
+from kdcore.saving import Seconds
 from kdcore.stages import through_stages
 from kdcore.teacher_runs import Teacher
 from kdcore.teacher_sections import AnyTeacherConfig, TeacherConfig
@@ -108,13 +109,13 @@ def _learn(
     job: Job,
     stages: Sequence[StageConfig],
     teachers: Mapping[str, Teacher],
-) -> tuple[History, float]:
+) -> tuple[History, Seconds]:
     """Go through the stages of a student; those that were finished before are read again."""
 
-    def learn(lesson: Lesson) -> tuple[History, float]:
+    def learn(lesson: Lesson) -> tuple[History, Seconds]:
         return train_job(context, job, lesson, context.data.test)
 
-    history, seconds = History(), 0.0
+    history, seconds = History(), Seconds()
     for part, took in through_stages(context, student, job.seed, stages, teachers, learn):
         history.extend(part)
         seconds += took

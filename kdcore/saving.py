@@ -6,6 +6,7 @@ The files are in `checkpoint`; what a training consists of, and how it goes on, 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,22 @@ ORIGIN = "origin"
 """Name of the part that says what a training began with."""
 
 
+@dataclass(frozen=True)
+class Seconds:
+    """What a training took.
+
+    Attributes:
+        training: from the first step to the last evaluation.
+        teacher: before that, of asking teachers once for all that is kept of what they say.
+    """
+
+    training: float = 0.0
+    teacher: float = 0.0
+
+    def __add__(self, more: "Seconds") -> "Seconds":
+        return Seconds(self.training + more.training, self.teacher + more.teacher)
+
+
 class Saver:
     """Saves a training now and then, and finds again what was saved.
 
@@ -30,6 +47,7 @@ class Saver:
         interruption: hears signals, before which the training is saved; none are heard if not
             given.
         note: hears, in a line, what a user should know.
+        teacher_seconds: what asking teachers took before this training began or continued.
     """
 
     def __init__(
@@ -40,6 +58,7 @@ class Saver:
         *,
         interruption: Interruption | None = None,
         note: Callable[[str], None] = lambda _: None,
+        teacher_seconds: float = 0.0,
     ) -> None:
         self._checkpoints = Checkpoints(folder, config.keep, note)
         self._config = config
@@ -48,6 +67,7 @@ class Saver:
         self._note = note
         self._saved_at = (0, time.monotonic())
         self._started = time.perf_counter()
+        self._teacher_seconds = teacher_seconds
         self.step: int | None = None
         """The optimizer step that was saved last; None before the first."""
 
@@ -76,14 +96,15 @@ class Saver:
         origin = found.parts[ORIGIN]
         check_origin(origin["facts"], self._facts, str(found.folder), self._note)
         self._started -= origin["seconds"]
+        self._teacher_seconds += origin.get("teacher_seconds", 0.0)
         self.step = origin["step"]
         self._note(f"continues after optimizer step {self.step}, as saved in {found.folder}")
         return found.parts
 
     @property
-    def seconds(self) -> float:
+    def seconds(self) -> Seconds:
         """The time that the training has taken, before it was continued included."""
-        return time.perf_counter() - self._started
+        return Seconds(time.perf_counter() - self._started, self._teacher_seconds)
 
     def due(self, step: int) -> bool:
         """Return whether to save after so many optimizer steps, in any process."""
@@ -112,7 +133,13 @@ class Saver:
             RunError: it cannot be written.
             Interrupted: a signal was noted.
         """
-        origin = {"facts": dict(self._facts), "step": step, "seconds": self.seconds}
+        seconds = self.seconds
+        origin = {
+            "facts": dict(self._facts),
+            "step": step,
+            "seconds": seconds.training,
+            "teacher_seconds": seconds.teacher,
+        }
         processes, folder = here(), self._checkpoints.folder
         if processes.first:
             folder = self._checkpoints.save(step, {**parts, ORIGIN: origin})

@@ -27,6 +27,7 @@ from kdcore.models.build import code_of
 from kdcore.nested import to_device
 from kdcore.pooling import scores_of
 from kdcore.probe import trace
+from kdcore.saving import Seconds
 from kdcore.tasks import Task
 from kdcore.teacher_sections import EnsembleConfig, TeacherConfig
 from kdcore.teachers import TEACHER, title_of
@@ -127,7 +128,7 @@ def _trained(context: RunContext, seed: int, name: str, model: nn.Module) -> Tea
         finished = finished_before(context, job)
         if finished is None:
             how, task = context.execution(config), context.task(config)
-            history, seconds, untrained = History(), 0.0, None
+            history, seconds, untrained = History(), Seconds(), None
             if task.learns:
                 with Distiller(
                     None,

@@ -19,6 +19,7 @@ from kdcore.job import METRICS, Job, RunResult
 from kdcore.listening import LiveSignals, SignalSource
 from kdcore.processes import here
 from kdcore.progress import MetricsLog, TrainingDisplay
+from kdcore.saving import Seconds
 from kdcore.sections import TrainConfig
 from kdcore.tensorboard import FOLDER as TENSORBOARD
 from kdcore.tensorboard import TensorBoard
@@ -91,7 +92,9 @@ def _tensorboard(context: RunContext, job: Job, stage: int) -> Iterator[tuple[Te
         yield (board,)
 
 
-def train_job(context: RunContext, job: Job, lesson: Lesson, test: Source) -> tuple[History, float]:
+def train_job(
+    context: RunContext, job: Job, lesson: Lesson, test: Source
+) -> tuple[History, Seconds]:
     """Train what a job is of, or one stage of it, from where it was saved.
 
     Args:
@@ -101,11 +104,10 @@ def train_job(context: RunContext, job: Job, lesson: Lesson, test: Source) -> tu
         test: what is measured on after each epoch.
 
     Returns:
-        Its history, and the seconds that it took.
+        Its history, and what it took.
     """
     data, distiller, before = context.data, lesson.distiller, lesson.epochs_before
     job.begin()
-    saver = context.saver(job, lesson.stage)
     where = f", stage {lesson.stage + 1} of {lesson.stages}" if lesson.stages > 1 else ""
     title, last = f"{job.name}, seed {job.seed}{where}", before + lesson.config.epochs
     with (
@@ -115,7 +117,10 @@ def train_job(context: RunContext, job: Job, lesson: Lesson, test: Source) -> tu
         MetricsLog(job.folder / METRICS) as log,
         _tensorboard(context, job, lesson.stage) as board,
     ):
+        before_asking = context.cache.asking_seconds
         signals = signals_of(context, lesson)
+        # Made now: teachers were asked, or waited for, and what the student takes begins.
+        saver = context.saver(job, lesson.stage, context.cache.asking_seconds - before_asking)
         try:
             history = train(
                 distiller,

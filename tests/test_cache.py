@@ -1,6 +1,7 @@
 """Teachers are asked once where that can be known to be enough, and never answer for another."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from kdcore.frozen_teacher import FrozenTeacher
 from kdcore.listening import KeptSignals, LiveSignals, SignalSource
 from kdcore.sections import CacheConfig
 from kdcore.signals import SignalKey
+from kdcore.store import Slot, Store
 from kdcore.taps import TapAddress
+from tests.clock import Clock
 
 CPU = torch.device("cpu")
 TAP = SignalKey(TapAddress("0"))
@@ -108,6 +111,35 @@ def test_what_is_kept_is_what_the_teacher_says_of_each_view(
     again = "once" if views == 1 else "3 times, once a view"
     assert f"the teacher runs {again}; what it says is kept in" in desk.lines[0]
     assert desk.lines[0].endswith("KiB")
+
+
+def test_asking_is_timed_once_and_waiting_for_who_asks_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, model = Clock(monkeypatch), _model()
+    locked = Store.locked
+
+    @contextmanager
+    def after_others(self: Store, key: str) -> Iterator[Slot]:
+        with locked(self, key) as slot:
+            clock.later += 1_000_000.0  # they had it so long
+            yield slot
+
+    monkeypatch.setattr(Store, "locked", after_others)
+    signals = LiveSignals.signals
+    monkeypatch.setattr(LiveSignals, "signals", clock.passing(1000.0, signals))
+    first, later = Desk(tmp_path, mode="disk"), Desk(tmp_path, mode="disk")
+    first.source(model)
+    # 11 samples in fours, and a batch to see whether places matter; none for the shapes.
+    assert 4000 <= first.cache.asking_seconds < 5000
+    first.source(model)
+    assert first.cache.asking_seconds < 5000
+    assert clock.later > 1_000_000.0  # the control: there was waiting
+    later.source(model)
+    assert later.cache.asking_seconds == 0
+    live = Desk(tmp_path, mode="off")
+    live.source(model)
+    assert live.cache.asking_seconds == 0
 
 
 def test_runs_of_one_process_share_what_is_kept_and_later_ones_find_it_on_disk(

@@ -6,6 +6,7 @@ import pytest
 
 from kdcore.history import History
 from kdcore.job import BEGUN, Job, RunResult, best_on_validation
+from kdcore.saving import Seconds
 from kdcore.tasks import ACCURACY, Metric
 
 LOSS = Metric("MAE", higher_is_better=False)
@@ -78,15 +79,16 @@ def test_what_is_no_number_is_never_chosen(metric: Metric) -> None:
 
 
 def test_asking_for_a_job_makes_no_folder_and_locking_or_beginning_it_does(tmp_path: Path) -> None:
-    asked, locked, begun = (Job("student", "a", seed, {}, tmp_path / "out") for seed in (1, 2, 3))
+    out = tmp_path / "out"
+    asked, locked, begun = (Job("student", "a", seed, {}, out, "m") for seed in (1, 2, 3))
     assert (asked.finished(), asked.why_not()) == (None, None)
     asked.forget()
-    assert not (tmp_path / "out").exists()
+    assert not out.exists()
     with locked.alone(lambda _: None):
         assert locked.folder.is_dir()
     begun.begin()
     assert (begun.folder / BEGUN).is_file()
-    assert {each.name for each in (tmp_path / "out").iterdir()} == {
+    assert {each.name for each in out.iterdir()} == {
         locked.folder.name,
         begun.folder.name,
     }
@@ -97,10 +99,10 @@ def test_a_job_whose_key_begins_alike_does_not_take_what_lies_in_its_folder(
 ) -> None:
     keys = {"one": "12345678a", "two": "12345678b"}
     monkeypatch.setattr("kdcore.job.fingerprint_of_facts", lambda facts: keys[facts["is"]])
-    one, two = (Job("student", "a", 1, {"is": each}, tmp_path) for each in keys)
+    one, two = (Job("student", "a", 1, {"is": each}, tmp_path, "m") for each in keys)
     assert one.folder == two.folder
     one.begin()
-    one.finish(History(), 0.0, None, ())
+    one.finish(History(), Seconds(), None, (), {})
     assert two.finished() is None
     assert two.why_not() is not None
     assert one.finished() is not None  # the control

@@ -1,5 +1,7 @@
 import io
 import json
+import signal
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -10,15 +12,21 @@ from safetensors.torch import load_file
 from kdcore.configfile import as_run, override, read_file, read_recipe
 from kdcore.context import RunContext
 from kdcore.data.source import ImageSource
-from kdcore.errors import CatalogError, DataError, ModelError, UserError
+from kdcore.errors import CatalogError, DataError, Interrupted, ModelError, UserError
 from kdcore.experiment import RunConfig, StageConfig
 from kdcore.fingerprint import digest_of, fingerprint_of
+from kdcore.interruption import Interruption
 from kdcore.job import BEST_WEIGHTS, CONFIG, METRICS, RESULT, STUDENT_WEIGHTS
+from kdcore.listening import LiveSignals
+from kdcore.machine import machine_line
 from kdcore.models.build import Built
 from kdcore.models.tutorial import LightNN
 from kdcore.outcome import Outcome
+from kdcore.report.folder import read_result
 from kdcore.run import run_student
+from kdcore.saving import Saver
 from kdcore.teacher_runs import run_teacher, run_teachers
+from tests.clock import Clock
 
 SMALL = (
     "teacher.model=lightnn",
@@ -172,6 +180,68 @@ def test_the_teacher_cache_can_be_chosen_and_changes_no_number(tmp_path: Path, c
         run = run_student(each, 42, "all", config.plan, {"teacher": teacher})
         losses.append([record["losses"] for record in run.epochs])
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(("cache", "asked"), [("memory", 5), ("off", 0)])
+def test_asking_a_teacher_once_is_told_apart_from_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str, asked: int
+) -> None:
+    clock = Clock(monkeypatch)
+    signals = LiveSignals.signals
+    monkeypatch.setattr(LiveSignals, "signals", clock.passing(10_000.0, signals))
+    config = _config("train.epochs=1", f"cache.mode={cache}")
+    context = _context(config, tmp_path)
+    teacher = run_teacher(context, 42)
+    clock.later = 0.0
+    alone = run_student(context, 42, "student", ALONE, {})
+    first = run_student(context, 42, "first", config.plan, {"teacher": teacher})
+    second = run_student(context, 42, "second", config.plan, {"teacher": teacher})
+    # 60 samples in sixteens, and a batch to see whether places matter, before the training; or
+    # step by step, within it.
+    in_steps = 0 if asked else 4
+    told = [(each.teacher_seconds // 10_000, each.seconds // 10_000) for each in (first, second)]
+    assert told == [(asked, in_steps), (0, in_steps)]
+    assert alone.teacher_seconds == teacher.result.teacher_seconds == 0
+    assert read_result(Path(first.folder)) == first
+
+
+def test_a_continued_run_has_the_seconds_of_all_its_askings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(LiveSignals, "signals", clock.passing(10_000.0, LiveSignals.signals))
+    config, due = _config("cache.mode=memory"), Saver.due
+
+    def stopped(self: Saver, step: int) -> bool:
+        if step == 2:
+            context.interruption.asked = signal.SIGTERM
+        return due(self, step)
+
+    context = RunContext(config, tmp_path, Console(quiet=True), interruption=Interruption())
+    teacher = run_teacher(context, 42)
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "due", stopped)
+        with pytest.raises(Interrupted):
+            run_student(context, 42, "all", config.plan, {"teacher": teacher})
+    context = _context(config, tmp_path)
+    found = run_student(context, 42, "all", config.plan, {"teacher": run_teacher(context, 42)})
+    assert found.teacher_seconds // 10_000 == 2 * 5
+    assert found.seconds < 10_000
+
+
+def test_a_result_says_when_and_on_what_it_was_finished(tmp_path: Path) -> None:
+    context = _context(_config("train.epochs=1"), tmp_path)
+    found = run_student(context, 42, "student", ALONE, {})
+    assert found.machine == machine_line(context.device)
+    assert found.made == date.today().isoformat()
+    saved = json.loads((Path(found.folder) / RESULT).read_text())
+    # What was saved before any of it was noted is read, and says nothing of it.
+    for key in ("teacher_seconds", "made", "machine"):
+        del saved[key]
+    (Path(found.folder) / RESULT).write_text(json.dumps(saved))
+    kept = run_student(context, 42, "student", ALONE, {})
+    assert kept.kept
+    assert (kept.teacher_seconds, kept.made, kept.machine) == (0, "", "")
 
 
 def test_the_best_weights_are_chosen_on_the_validation_split_and_scored_on_the_test(

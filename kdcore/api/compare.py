@@ -65,7 +65,8 @@ class Comparison:
         """Return the runs as a table of pandas: a row each.
 
         Columns are ``name``, ``seed``, the scores by name, ``best NAME`` of the weights that were
-        best on the validation data, ``loss``, ``seconds`` and ``best epoch``.
+        best on the validation data, ``loss``, ``seconds``, ``teacher seconds`` of asking
+        teachers once for all runs, and ``best epoch``.
         """
         return frame(map(_flat, self.results))
 
@@ -91,6 +92,7 @@ def _flat(result: RunResult) -> dict[str, object]:
         **best,
         "loss": result.loss,
         "seconds": result.seconds,
+        "teacher seconds": result.teacher_seconds,
         "best epoch": result.best_epoch,
     }
 
@@ -181,9 +183,11 @@ def compare(
     for seed in chosen:
         results += [replace(row, seed=seed) for row in teaching]
         for name, entries in plans.items():
+            asked = cache.asking_seconds
             result = prepared(entries, seed).run()
             students[name, seed] = result.student
-            results.append(_run(name, seed, result, test, what_for))
+            run = _run(name, seed, result, test, what_for)
+            results.append(replace(run, teacher_seconds=cache.asking_seconds - asked))
     return Comparison(tuple(results), MappingProxyType(students))
 
 

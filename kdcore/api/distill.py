@@ -246,7 +246,8 @@ class Training:
                     observers=tuple(observers),
                     saver=saver,
                 )
-                seconds = saver.seconds if saver else time.perf_counter() - started
+                taken = time.perf_counter() - started
+                seconds = saver.seconds.training if saver else taken
         return Result(self.student, history.epochs[-1].scores, history, seconds)
 
     def rehearse(self) -> None:

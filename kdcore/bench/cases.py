@@ -9,10 +9,11 @@ from dataclasses import asdict, replace
 import torch
 
 from kdcore.bench import bound, keeping, methods, ours, parts, plain
-from kdcore.bench.measure import Contender, Result, describe_machine, interleave, ratios, timed
+from kdcore.bench.measure import Contender, Result, interleave, ratios, timed
 from kdcore.bench.work import DISTILLATIONS, Method, Settings, Work
 from kdcore.errors import ConfigError, unknown
 from kdcore.execution import in_best_layout
+from kdcore.machine import describe_machine
 
 MANY = 17
 """Strategies, of whose hooks it is measured what they take together."""

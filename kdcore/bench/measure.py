@@ -4,19 +4,13 @@ What is measured is elsewhere: nothing here knows of models or of PyTorch.
 """
 
 import gc
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 Contender = Callable[[], float]
 """Does its work once and returns what it took, in seconds."""
-
-INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
-"""What decides how fast a processor multiplies matrices, by the names that Linux has."""
 
 
 @dataclass(frozen=True)
@@ -105,21 +99,3 @@ def interleave(contenders: Mapping[str, Contender], repeats: int) -> dict[str, l
 def ratios(these: Sequence[float], those: Sequence[float]) -> list[float]:
     """Divide measurements round by round: what slowed both down in a round cancels out."""
     return [this / that for this, that in zip(these, those, strict=True)]
-
-
-def describe_machine() -> dict[str, object]:
-    """Return the processor's name, its cores and instructions, the system and the Python."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # no Linux
-        lines = []
-    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    known = (said.get("flags") or said.get("Features") or "").split()
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
-    return {
-        "processor": said.get("model name") or platform.processor() or platform.machine(),
-        "cores": len(usable) or os.cpu_count() or 1,
-        "instructions": [name for name in INSTRUCTIONS if name in known],
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-    }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from kdcore.costs import Costs
-from kdcore.job import STUDENT, Role, RunResult
+from kdcore.job import STUDENT, Role, RunResult, machines_of
 from kdcore.statistics import Summary, holm, paired, summarise
 from kdcore.tasks import Metric
 from kdcore.teachers import TEACHER
@@ -98,18 +98,44 @@ class Sheet:
         return [entry for entry in self.entries if entry.title == title]
 
     def rows(self) -> list["Row"]:
-        """Return what each row comes to, p-values corrected for all candidates that have one."""
+        """Return what each row comes to, p-values corrected within each family of tests.
+
+        A family is what is held against one row of the student alone: of folders that were trained
+        in other ways each is a comparison of its own.
+        """
         rows = [Row.of(self.of_row(title)) for title in self.titles]
-        differences = {row.title: row.first(row.differences) for row in rows}
-        tested = {
-            row.title: each.p
-            for row in rows
-            if row.role == "candidate"
-            and (each := differences[row.title]) is not None
-            and each.p is not None
+        families: dict[frozenset[str], dict[str, float]] = {}
+        for row in rows:
+            difference = row.first(row.differences)
+            if row.role == "candidate" and difference is not None and difference.p is not None:
+                family = families.setdefault(self._held_against(row.title), {})
+                family[row.title] = difference.p
+        corrected = {
+            title: (p, len(family))
+            for family in families.values()
+            for title, p in zip(family, holm(list(family.values())), strict=True)
         }
-        corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
-        return [replace(row, p_holm=corrected.get(row.title)) for row in rows]
+        found = [(row, *corrected.get(row.title, (None, 0))) for row in rows]
+        return [replace(row, p_holm=p, family=size) for row, p, size in found]
+
+    def _held_against(self, title: str) -> frozenset[str]:
+        """Return the rows of the student alone that a row is paired with."""
+        paired_with = [entry.alone for entry in self.of_row(title)]
+        return frozenset(
+            entry.title
+            for entry in self.entries
+            if any(entry.result is each for each in paired_with)
+        )
+
+    @property
+    def teacher_seconds(self) -> float:
+        """What asking teachers once for all that is kept took, in all runs together."""
+        return sum(result.teacher_seconds for result in self.results)
+
+    @property
+    def machines(self) -> list[str]:
+        """What its runs were trained on, each once."""
+        return machines_of(self.results)
 
 
 @dataclass(frozen=True)
@@ -127,11 +153,14 @@ class Row:
         validation: score that counts of the best weights, on the validation split.
         loss: mean total loss of the last epoch.
         seconds: a run.
-        times: seconds relative to those of the student alone, paired by seed.
+        times: seconds relative to those of the student alone, paired by seed, of the pairs that
+            were trained on one machine.
+        teacher_seconds: beside `seconds`, of asking teachers once for all, in all its runs.
         costs: of its model.
         origins: where its models' weights began.
         p_holm: of a candidate, the p-value of the difference in the score that counts, corrected
-            by Holm for the number of candidates; None where there is none.
+            by Holm for the number of candidates of its family; None where there is none.
+        family: how many these are.
     """
 
     title: str
@@ -145,9 +174,11 @@ class Row:
     loss: Summary | None
     seconds: Summary
     times: Summary | None
+    teacher_seconds: float
     costs: Costs | None
     origins: tuple[str, ...]
     p_holm: float | None = None
+    family: int = 0
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Self:
@@ -182,7 +213,12 @@ class Row:
             _over(run.validation_score for run in runs),
             _over(run.loss for run in runs),
             summarise([run.seconds for run in runs]),
-            _over(run.seconds / alone.seconds for run, alone in pairs if alone.seconds),
+            _over(
+                run.seconds / alone.seconds
+                for run, alone in pairs
+                if alone.seconds and run.machine == alone.machine
+            ),
+            sum(run.teacher_seconds for run in runs),
             known[0] if known else None,
             tuple(dict.fromkeys(run.origin for run in runs)),
         )

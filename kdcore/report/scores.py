@@ -17,7 +17,7 @@ from kdcore.report.table import (
     mean_text,
     p_text,
     score_columns,
-    with_p,
+    time_notes,
 )
 from kdcore.statistics import Summary
 from kdcore.tasks import Metric
@@ -47,8 +47,8 @@ def verdicts(sheet: Sheet) -> list[str]:
     metric = sheet.metric
     if metric is None:
         return []
-    found, rows = [], sheet.rows()
-    for row in rows:
+    found = []
+    for row in sheet.rows():
         difference, p = row.first(row.differences), row.p_holm
         if row.role != "candidate" or difference is None:
             continue
@@ -63,7 +63,7 @@ def verdicts(sheet: Sheet) -> list[str]:
             continue
         low, high = difference.interval
         text += f" (95 % interval {low:+{metric.form}} to {high:+{metric.form}}"
-        text += f", p {p_text(row)} corrected for several candidates)" if with_p(rows) else ")"
+        text += f", p {p_text(row)} corrected for several candidates)" if row.family > 1 else ")"
         found.append(f"{text}: {_verdict(difference, p, metric)}.")
     return found
 
@@ -180,10 +180,12 @@ def _costs(sheet: Sheet) -> str:
         "machine that trained. A student is timed once, in turns with the first teacher that was "
         "trained or measured beside it; what another start of the program timed met other load. "
         "The size is that of the weights as they are saved. Training is from the first step to "
-        "the last evaluation, without the teacher's own: beside other work on the machine it "
-        "takes longer."
+        "the last evaluation, without the teacher's own and without asking it once for answers "
+        "that are kept: beside other work on the machine it takes longer. It is divided by that "
+        "of the student alone only where one machine trained both."
     )
-    return table(names, lines, "Costs") + paragraph(note, "note")
+    told = [note, *(f"{text[:1].upper()}{text[1:]}." for text in time_notes(sheet))]
+    return table(names, lines, "Costs") + "".join(paragraph(text, "note") for text in told)
 
 
 def _exported(entries: Sequence[Entry]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from kdcore.job import Role
 from kdcore.outcome import Outcome
 from kdcore.report.analysis import (
     Agreement,
@@ -22,7 +23,7 @@ from kdcore.report.analysis import (
     reliability,
 )
 from kdcore.report.folder import Shares, outcome_of, shares_of
-from kdcore.report.rows import Entry, Role, Sheet
+from kdcore.report.rows import Entry, Sheet
 from kdcore.tasks import UNLABELLED, has_target
 
 TEMPERATURES = (1, 2, 4, 8)

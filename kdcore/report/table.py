@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
@@ -62,7 +63,7 @@ P_HOLM = "p (Holm)"
 
 def with_p(rows: Sequence[Row]) -> bool:
     """Say whether a table of some rows has corrected p-values: of one candidate nothing is."""
-    return sum(row.p_holm is not None for row in rows) > 1
+    return any(row.family > 1 for row in rows)
 
 
 def cells(row: Row) -> list[str]:
@@ -131,15 +132,44 @@ def _tested(rows: Sequence[Row]) -> str:
     said = "; paired difference" if found else ""
     if any(each.interval for each in found):
         said += " with 95 % interval"
-    count = sum(row.p_holm is not None for row in rows)
-    return f"{said}; p corrected by Holm over {count} candidates" if with_p(rows) else said
+    if not with_p(rows):
+        return said
+    counted = Counter(row.family for row in rows if row.family)
+    families = [size for size, count in counted.items() for _ in range(count // size)]
+    if len(families) == 1:
+        return f"{said}; p corrected by Holm over {families[0]} candidates"
+    sizes = " and ".join(map(str, families))
+    return (
+        f"{said}; p corrected by Holm over the candidates of each student alone by themselves, "
+        f"{sizes}"
+    )
+
+
+def time_notes(sheet: Sheet) -> list[str]:
+    """Say what the seconds of training leave out, and where they do not compare."""
+    notes = []
+    if asked := sheet.teacher_seconds:
+        notes.append(
+            f"asking teachers once for what all runs read took {asked:.1f} seconds more, which "
+            "are in no row's"
+        )
+    if len(sheet.machines) > 1:
+        notes.append(
+            "seconds are of several machines, and only those of one compare: "
+            f"{', and '.join(sheet.machines)}"
+        )
+    return notes
+
+
+def _whole_caption(sheet: Sheet) -> str:
+    return "; ".join([caption(sheet), *time_notes(sheet)])
 
 
 def terminal_table(results: Sequence[RunResult] | Sheet) -> Table:
     """Lay the table out for a terminal."""
     sheet = Sheet.of(results)
     names, lines = _lines(sheet)
-    shown = Table(caption=caption(sheet), caption_justify="left", pad_edge=False)
+    shown = Table(caption=escape(_whole_caption(sheet)), caption_justify="left", pad_edge=False)
     for heading in names:
         shown.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
     for line in lines:
@@ -163,7 +193,7 @@ def markdown_table(results: Sequence[RunResult] | Sheet) -> str:
     """Write the table as Markdown."""
     sheet = Sheet.of(results)
     names, lines = _lines(sheet)
-    return "\n".join([markdown_lines(names, lines), "", caption(sheet) + "."])
+    return "\n".join([markdown_lines(names, lines), "", f"{markdown_text(_whole_caption(sheet))}."])
 
 
 def markdown_lines(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -253,6 +283,7 @@ def value_columns(sheet: Sheet) -> tuple[Cells, list[tuple[Value, ...]]]:
             names += [f"{which} difference{bound}" for bound in ("", " sd", " low", " high", " p")]
     names.append(P_HOLM)
     names += ["training loss", "training loss sd", "seconds", "seconds sd"]
+    names += ["teacher seconds of all runs"]
     names += ["seconds relative to student alone", "parameters", "multiply-accumulates"]
     names += ["latency ms", "latency p95 ms", "bytes", "origin"]
     return tuple(names), [_values(sheet, row) for row in sheet.rows()]
@@ -269,7 +300,7 @@ def _values(sheet: Sheet, row: Row) -> tuple[Value, ...]:
             line += _mean_to_p(differences[metric.name])
     line.append(row.p_holm)
     line += _mean_and_sd(row.loss)
-    line += _mean_and_sd(row.seconds)
+    line += [*_mean_and_sd(row.seconds), row.teacher_seconds]
     line.append(row.times.mean if row.times else None)
     costs = row.costs
     if costs is None:

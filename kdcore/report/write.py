@@ -113,8 +113,10 @@ def curves(results: Sequence[RunResult] | Sheet) -> bytes:
 def gains(results: Sequence[RunResult] | Sheet) -> bytes | None:
     """Draw what each candidate gains over the student alone by what it costs, as a PNG.
 
-    To the right: seconds of training, those of the student alone being 1. Upwards: the paired
-    difference in the score that counts, with its interval. None where there are no two candidates.
+    To the right: seconds of training, those of the student alone on the same machine being 1.
+    Upwards: the paired difference in the score that counts, with its interval. What asking
+    teachers once took is said below, and which candidates are left out, of another machine than
+    their student alone. None where there are no two others.
     """
     sheet = Sheet.of(results)
     metric, points = sheet.metric, _priced(sheet)
@@ -136,13 +138,24 @@ def gains(results: Sequence[RunResult] | Sheet) -> bytes | None:
             textcoords="offset points",
             fontsize=8,
         )
-    axes.set_xlabel("seconds of training, × student alone")
+    axes.set_xlabel("\n".join(cost_notes(sheet)).replace("$", r"\$"))
     unit = " (points)" if metric.unit == "%" else f" ({metric.unit})" if metric.unit else ""
     axes.set_ylabel(f"{metric.name} over the student alone{unit}")
     axes.grid(alpha=0.3)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
+
+
+def cost_notes(sheet: Sheet) -> list[str]:
+    """Say what is drawn to the right of a gain, and what is not."""
+    notes = ["seconds of training, × student alone"]
+    if asked := sheet.teacher_seconds:
+        notes.append(f"(asking teachers once for all runs took {asked:.1f} seconds more)")
+    rows = [row for row in sheet.rows() if row.role == "candidate" and row.first(row.differences)]
+    if apart := [row.title for row in rows if row.times is None]:
+        notes.append(f"left out, trained on another machine: {', '.join(apart)}")
+    return notes
 
 
 def _priced(sheet: Sheet) -> list[tuple[str, float, Summary]]:

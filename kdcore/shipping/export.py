@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdcore.bench.measure import describe_machine
 from kdcore.card import Card
 from kdcore.catalog import own_version
 from kdcore.errors import RunError
 from kdcore.files import make_folder, write_bytes
 from kdcore.job import OUTCOME
 from kdcore.latency import Latency, latencies
+from kdcore.machine import describe_machine
 from kdcore.nested import map_tensors
 from kdcore.outcome import Outcome
 from kdcore.probe import evaluating

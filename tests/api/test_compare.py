@@ -145,6 +145,8 @@ def test_runs_and_epochs_are_tables_of_pandas() -> None:
     assert isinstance(table, pd.DataFrame)
     assert list(table["name"]) == ["teacher", STUDENT, "kd", "both"]
     assert list(table["accuracy"]) == [each.accuracy for each in found.results]
+    asked = list(table["teacher seconds"])
+    assert asked[2] > 0 == asked[0] == asked[1] == asked[3]  # the first that learns from it
     result = kdcore.distill(None, _student(), DATA, TEST, epochs=3)
     epochs = result.to_pandas()
     assert list(epochs["epoch"]) == [1, 2, 3]

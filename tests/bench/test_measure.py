@@ -1,12 +1,10 @@
 """Contenders take turns, ratios are of one round, and spreads are the values' own."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from kdcore.bench import measure
-from kdcore.bench.measure import Result, Spread, describe_machine, interleave, ratios, timed
+from kdcore.bench.measure import Result, Spread, interleave, ratios, timed
 
 
 def _contender(name: str, turns: list[str], seconds: list[float]) -> Callable[[], float]:
@@ -58,35 +56,3 @@ def test_time_ends_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch) -> N
     assert timed(work, wait) == 3.0
     queued.clear()
     assert timed(work) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("text", "processor", "instructions"),
-    [
-        (
-            "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu avx2 amx_bf16\n",
-            "Some CPU @ 2 GHz",
-            ["avx2", "amx_bf16"],
-        ),
-        ("processor : 0\nFeatures : fp asimd bf16\n", None, ["asimd", "bf16"]),
-        (None, None, []),
-    ],
-)
-def test_the_machine_is_described_also_without_linux(
-    text: str | None,
-    processor: str | None,
-    instructions: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    file = tmp_path / "cpuinfo"
-    if text is not None:
-        file.write_text(text)
-    monkeypatch.setattr(measure, "Path", lambda _: file)
-    machine = describe_machine()
-    assert machine["instructions"] == instructions
-    assert machine["processor"]
-    if processor:
-        assert machine["processor"] == processor
-    assert isinstance(machine["cores"], int)
-    assert machine["cores"] >= 1

@@ -73,7 +73,7 @@ def _rows(file: Path) -> list[tuple[Any, ...]]:
         for record in row["epochs"]:
             del record["seconds"]
         # Where files are and how long a pass takes is each run's own; what is counted is not.
-        apart = ("seconds", "folder", "kept", "outcome", "costs")
+        apart = ("seconds", "teacher_seconds", "made", "folder", "kept", "outcome", "costs")
         rest = {key: row[key] for key in row if key not in apart}
         counted = row["costs"] or {}
         rest |= {key: counted.get(key) for key in ("parameters", "macs", "bytes")}

@@ -45,6 +45,29 @@ def test_scores_differences_and_times_are_paired_by_seed() -> None:
     assert own.times.mean == 2.5
 
 
+def test_seconds_of_two_machines_are_not_divided() -> None:
+    elsewhere = [replace(each, machine="b" if each.seed == 2 else "a") for each in RUNS]
+    times = Sheet.of(elsewhere).rows()[1].times
+    assert times is not None
+    assert times.mean == 2.5  # both pairs are of one machine each
+    mixed = [replace(each, machine="b" if each.seconds == 30 else "a") for each in RUNS]
+    times = Sheet.of(mixed).rows()[1].times
+    assert times is not None
+    assert times.mean == 2.0  # the second pair is left out
+    apart = [replace(each, machine="a" if each.name == "student" else "") for each in RUNS]
+    assert Sheet.of(apart).rows()[1].times is None
+    assert Sheet.of(apart).machines == ["a", "a machine that was not noted"]
+
+
+def test_the_seconds_of_asking_are_added_up_and_beside_those_of_training() -> None:
+    asked = [replace(each, teacher_seconds=500.0 if each.name == "a" else 0.0) for each in RUNS]
+    alone, own = Sheet.of(asked).rows()
+    assert (alone.teacher_seconds, own.teacher_seconds) == (0.0, 1000.0)
+    assert Sheet.of(asked).teacher_seconds == 1000.0
+    assert own.times is not None
+    assert (own.seconds.mean, own.times.mean) == (25.0, 2.5)
+
+
 def test_the_best_weights_have_differences_of_their_own_and_a_score_on_validation() -> None:
     own = Sheet.of(RUNS).rows()[1]
     best, difference = own.best["macro-F1"], own.best_differences["macro-F1"]

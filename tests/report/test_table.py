@@ -18,6 +18,7 @@ from kdcore.report import (
     terminal_table,
     write_report,
 )
+from kdcore.report.rows import Entry
 from kdcore.report.table import cost_columns, latex_text, score_columns
 from kdcore.tasks import ACCURACY, Metric
 from kdcore.values import Regression
@@ -232,6 +233,75 @@ def test_one_candidate_or_one_seed_has_no_column_of_corrected_p_values() -> None
     assert "p (Holm)" not in markdown_table(_three_seeds(good=[91.0, 92.1, 92.9]))
     one = [_run("student", 1, 90), _run("a", 1, 91), _run("b", 1, 92)]
     assert "p (Holm)" not in markdown_table(one)
+
+
+def _family(folder: str, seeds: range, **candidates: list[float]) -> list[Entry]:
+    """Return the entries of one folder, whose student alone is a row of its own."""
+    columns = {"student": [90.0, 91.0, 92.0], **candidates}
+    found = []
+    for place, seed in enumerate(seeds):
+        runs = {name: _run(name, seed, each[place]) for name, each in columns.items()}
+        alone = runs["student"]
+        found += [Entry(run, f"{name} ({folder})", alone, folder) for name, run in runs.items()]
+    return found
+
+
+def test_what_is_held_against_another_student_alone_is_a_family_of_its_own() -> None:
+    good, none, worse = [91.0, 92.1, 92.9], [90.5, 90.5, 92.1], [89.0, 90.2, 91.1]
+    first = _family("x", range(3), good=good, none=none)
+    second = _family("y", range(3), good=good, none=none, worse=worse)
+    apart = {row.title: row for row in Sheet((*first, *second)).rows()}
+    assert [apart[f"good ({each})"].family for each in "xy"] == [2, 3]
+    for entries in (first, second):  # as each of them comes out alone
+        for row in Sheet(tuple(entries)).rows():
+            assert (apart[row.title].p_holm, apart[row.title].family) == (row.p_holm, row.family)
+    p = apart["good (x)"].p_holm
+    assert p is not None
+    text = markdown_table(Sheet((*first, *second)))
+    assert "by Holm over the candidates of each student alone by themselves, 2 and 3." in text
+    # The control: held against one row, all are one family.
+    alone = {id(each.alone) for each in first}
+    one = [replace(e, title="alone") if id(e.result) in alone else e for e in first]
+    shared = [
+        replace(e, alone=next(o.result for o in one if o.result.seed == e.result.seed))
+        for e in second
+        if e.role == "candidate"
+    ]
+    together = {row.title: row for row in Sheet((*one, *shared)).rows()}
+    assert together["good (x)"].family == 5
+    assert together["good (x)"].p_holm != p
+
+
+def test_two_folders_of_one_candidate_each_have_nothing_corrected() -> None:
+    good = [91.0, 92.1, 92.9]
+    sheet = Sheet((*_family("x", range(3), good=good), *_family("y", range(3), good=good)))
+    assert "Holm" not in markdown_table(sheet)
+    rows = {row.title: row for row in sheet.rows()}
+    difference = rows["good (x)"].first(rows["good (x)"].differences)
+    assert difference is not None
+    assert rows["good (x)"].p_holm == difference.p
+
+
+def test_the_table_says_what_asking_took_and_that_machines_differ() -> None:
+    plain = [_run("student", 1, 90), _run("a", 1, 91), _run("b", 1, 92)]
+    assert "asking" not in markdown_table(plain)
+    assert "machines" not in markdown_table(plain)
+    asked = [replace(each, teacher_seconds=640.0 * (each.name == "a")) for each in plain]
+    text = markdown_table(asked)
+    assert "took 640.0 seconds more, which are in no row's." in text
+    assert "| a | 91.00 | +1.00 | 0.5000 | 12.3 |" in text
+    lines = list(csv.DictReader(io.StringIO(csv_table(asked))))
+    assert [line["teacher seconds of all runs"] for line in lines] == ["0.0", "640.0", "0.0"]
+    assert [line["seconds"] for line in lines] == ["12.34"] * 3
+    apart = [replace(each, machine=f"machine {each.name} [x]") for each in plain]
+    assert "only those of one compare: machine student [x], and machine a [x], and" in (
+        markdown_table(apart)
+    )
+    console = Console(record=True, width=500, file=io.StringIO())
+    console.print(terminal_table(apart))
+    assert "machine b [x]" in " ".join(console.export_text().split())
+    _, costs = cost_columns(Sheet.of(apart))
+    assert [line[-1] for line in costs] == ["1", "–", "–"]
 
 
 def test_a_teacher_is_no_test_among_the_candidates() -> None:
