@@ -105,7 +105,7 @@ def _hashed(config: ComparisonConfig, monkeypatch: pytest.MonkeyPatch) -> dict[s
     """Return what the hash of settings is made of."""
     found: list[dict[str, Any]] = []
     with monkeypatch.context() as patch:
-        patch.setattr(evidence, "fingerprint_of_facts", lambda told: str(found.append(told)))
+        patch.setattr(evidence, "fingerprint_of_facts", found.append)
         settings_digest(config)
     return found[0]
 
@@ -143,7 +143,7 @@ def test_another_weight_that_a_method_recommends_makes_another_hash(
 def test_what_no_number_depends_on_is_not_in_the_hash() -> None:
     config = experiment_of("demo", Images())
     before = settings_digest(config)
-    harmless = {
+    harmless: dict[str, object] = {
         "checkpoint": CheckpointConfig(steps=3),
         "processes": ProcessesConfig(timeout=1.0),
         "log": LogConfig(tensorboard=True),
@@ -152,7 +152,11 @@ def test_what_no_number_depends_on_is_not_in_the_hash() -> None:
     }
     for name, value in harmless.items():
         assert settings_digest(config.model_copy(update={name: value})) == before
-    other = {"cache": CacheConfig(dtype="float16"), "device": "cuda", "seeds": (1, 2)}
+    other: dict[str, object] = {
+        "cache": CacheConfig(dtype="float16"),
+        "device": "cuda",
+        "seeds": (1, 2),
+    }
     for name, value in other.items():
         assert settings_digest(config.model_copy(update={name: value})) != before
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kdcore import machine
+from kdcore.fingerprint import machine_facts
 from kdcore.machine import describe_machine, machine_line
 
 
@@ -49,6 +50,6 @@ def test_the_line_of_a_machine_has_its_threads_and_processes(
     assert f"{describe_machine()['cores']} cores of {describe_machine()['processor']}" in line
     assert f"{torch.get_num_threads()} threads; " in line
     assert f"PyTorch {torch.__version__}" in line
-    facts = {**machine.machine_facts(cpu), "threads": 77}
+    facts = {**machine_facts(cpu), "threads": 77}
     monkeypatch.setattr(machine, "machine_facts", lambda _: {**facts, "processes": 3})
     assert "77 threads in each of 3 processes; " in machine_line(cpu)

@@ -210,14 +210,14 @@ def test_a_continued_run_has_the_seconds_of_all_its_askings(
 ) -> None:
     clock = Clock(monkeypatch)
     monkeypatch.setattr(LiveSignals, "signals", clock.passing(10_000.0, LiveSignals.signals))
-    config, due = _config("cache.mode=memory"), Saver.due
+    config, due, interruption = _config("cache.mode=memory"), Saver.due, Interruption()
 
     def stopped(self: Saver, step: int) -> bool:
         if step == 2:
-            context.interruption.asked = signal.SIGTERM
+            interruption.asked = signal.SIGTERM
         return due(self, step)
 
-    context = RunContext(config, tmp_path, Console(quiet=True), interruption=Interruption())
+    context = RunContext(config, tmp_path, Console(quiet=True), interruption=interruption)
     teacher = run_teacher(context, 42)
     with monkeypatch.context() as patch:
         patch.setattr(Saver, "due", stopped)
