@@ -63,6 +63,8 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             "All methods, a ResNet from a ResNet",
             "strong",
             (
+                "teacher.model=resnet20",
+                "teacher.train.lr=0.2",
                 "student.model=resnet8",
                 "data.limit=2560",
                 "train.epochs=5",

@@ -39,7 +39,8 @@ def command(
     if table is None:
         for name, each in evidence.TABLES.items():
             needs = "; needs --root" if each.images else ""
-            typer.echo(f"{name}: {each.title} (recipe {each.recipe}{needs})")
+            changed = "".join(f", {key}" for key in each.settings)
+            typer.echo(f"{name}: {each.title} (recipe {each.recipe}{changed}{needs})")
         return
     options.check_file("--save", save)
     images = evidence.Images(root, data)
@@ -68,7 +69,13 @@ def command(
     console = Console(highlight=False, emoji=False)
     report.print_table(console, joined.results)
     minutes = record["seconds"] / 60
-    for student in joined.missing:
-        console.print(f"missing: {student.name}, seed {student.seed}", markup=False)
-    for line in (f"{minutes:.1f} minutes of training on {record['machine']}", f"in {folder}"):
+    lines = [f"{minutes:.1f} minutes of training on {record['machine']}", f"in {folder}"]
+    if joined.missing:
+        count = len(joined.missing)
+        lines.insert(0, f"left out: {count} students; the same command without --alone adds them")
+    if short:
+        lines.append("a short form shows that the table can be made; its numbers say nothing")
+    if save is not None:
+        lines.append(f"saved: {save}")
+    for line in lines:
         console.print(line, markup=False, soft_wrap=True)

@@ -137,11 +137,11 @@ def _tested(rows: Sequence[Row]) -> str:
     counted = Counter(row.family for row in rows if row.family)
     families = [size for size, count in counted.items() for _ in range(count // size)]
     if len(families) == 1:
-        return f"{said}; p corrected by Holm over {families[0]} candidates"
+        return f"{said}; p of paired t tests, corrected by Holm over {families[0]} candidates"
     sizes = " and ".join(map(str, families))
     return (
-        f"{said}; p corrected by Holm over the candidates of each student alone by themselves, "
-        f"{sizes}"
+        f"{said}; p of paired t tests, corrected by Holm over the candidates of each student alone "
+        f"by themselves, {sizes}"
     )
 
 

@@ -58,13 +58,17 @@ def test_the_student_alone_needs_no_teacher_and_the_rest_is_added(
     alone = _short("strong", photos, tmp_path / "out", "--alone")
     assert {each.name for each in alone.results} == {"student"}
     assert alone.missing == 2
-    assert "missing: distilled, seed 42" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "left out: 2 students; the same command without --alone adds them" in said
+    assert "its numbers say nothing" in said
     whole = _short("strong", photos, tmp_path / "out")
     assert whole.missing == 0
     assert all(each.kept for each in whole.results if each.name == "student")
     assert whole.scores("student") == alone.scores("student")
     assert set(whole.scores("distilled")) == {42, 43}
-    assert "minutes of training" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "minutes of training" in said
+    assert "left out" not in said
 
 
 def test_a_file_that_cannot_be_written_is_refused_before_the_work(

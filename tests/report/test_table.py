@@ -226,7 +226,7 @@ def test_several_candidates_have_p_values_corrected_for_their_number() -> None:
     text = markdown_table(_three_seeds(good=good, none=none))
     assert "| to student alone | p (Holm) | training loss |" in text
     assert f"| {2 * difference.p:.3f} |" in text
-    assert "p corrected by Holm over 2 candidates" in text
+    assert "p of paired t tests, corrected by Holm over 2 candidates" in text
 
 
 def test_one_candidate_or_one_seed_has_no_column_of_corrected_p_values() -> None:
