@@ -4,6 +4,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,15 +76,32 @@ def recipes() -> list[str]:
     )
 
 
-def read_recipe(name: str) -> Tree:
-    """Read one of the experiment files that come with kdcore.
+def recipe_text(name: str) -> str:
+    """Return one of the experiment files that come with kdcore, as it is.
 
     Raises:
         ConfigError: there is none of this name.
     """
     if name not in recipes():
         raise ConfigError(unknown("recipe", name, recipes()))
-    return _parsed((files("kdcore") / "recipes" / f"{name}.toml").read_bytes(), name)
+    return (files("kdcore") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def summary_of(text: str) -> str:
+    """Return the first sentence of the comment that an experiment file begins with."""
+    lines = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    comment = " ".join(line.removeprefix("#").strip() for line in lines)
+    # "et al. 2020" ends no sentence: what follows one begins with a capital letter, or is a command.
+    return re.split(r"\.(?= [A-Z]| kdcore |$)", comment)[0]
+
+
+def read_recipe(name: str) -> Tree:
+    """Read one of the experiment files that come with kdcore.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    return _parsed(recipe_text(name).encode(), name)
 
 
 def _parsed(data: bytes, where: str) -> Tree:
