@@ -4,6 +4,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,12 @@ Tree = dict[str, Any]
 
 _PATHS = (("data", "root"), ("teacher", "weights"), ("student", "weights"))
 
+
+REMOVED = "none"
+"""What an assignment says in place of a value to take a key away."""
+
+KIND = ["task", "kind"]
+"""The one key of an experiment that has a value of that name."""
 
 LONGEST_LINE = 16_384
 """Bytes that a line of an experiment file may have."""
@@ -75,15 +82,32 @@ def recipes() -> list[str]:
     )
 
 
-def read_recipe(name: str) -> Tree:
-    """Read one of the experiment files that come with kdcore.
+def recipe_text(name: str) -> str:
+    """Return one of the experiment files that come with kdcore, as it is.
 
     Raises:
         ConfigError: there is none of this name.
     """
     if name not in recipes():
         raise ConfigError(unknown("recipe", name, recipes()))
-    return _parsed((files("kdcore") / "recipes" / f"{name}.toml").read_bytes(), name)
+    return (files("kdcore") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def summary_of(text: str) -> str:
+    """Return the first sentence of the comment that an experiment file begins with."""
+    lines = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    comment = " ".join(line.removeprefix("#").strip() for line in lines)
+    # "et al. 2020" ends no sentence: what follows one has a capital letter, or is a command.
+    return re.split(r"\.(?= [A-Z]| kdcore |$)", comment)[0]
+
+
+def read_recipe(name: str) -> Tree:
+    """Read one of the experiment files that come with kdcore.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    return _parsed(recipe_text(name).encode(), name)
 
 
 def _parsed(data: bytes, where: str) -> Tree:
@@ -98,13 +122,14 @@ def _parsed(data: bytes, where: str) -> Tree:
 
 
 def override(tree: Tree, assignments: Iterable[str]) -> None:
-    """Set single keys, in place.
+    """Set single keys, or take them away, in place.
 
     Args:
         tree: an experiment.
         assignments: ``key.path=value``; the value is TOML, or a string where it is not. Entries
             of a list are named by position from 0, or by their label or name:
-            ``candidates.logits.strategies.logits.temperature=4``.
+            ``candidates.logits.strategies.logits.temperature=4``. ``none``, without quotes, takes
+            the key away, so that its default holds; but ``task.kind=none`` is that kind.
 
     Raises:
         ConfigError: an assignment has no ``=``, or its path leads nowhere.
@@ -113,7 +138,11 @@ def override(tree: Tree, assignments: Iterable[str]) -> None:
         path, equals, text = assignment.partition("=")
         if not equals or not path.strip():
             raise ConfigError(f"--set {assignment}: expected key.path=value")
-        set_key(tree, path.strip().split("."), _value(text.strip()))
+        keys = path.strip().split(".")
+        if text.strip() == REMOVED and keys != KIND:
+            _remove(tree, keys)
+        else:
+            set_key(tree, keys, _value(text.strip()))
 
 
 def set_key(tree: Tree, path: list[str], value: Any) -> None:
@@ -127,6 +156,27 @@ def set_key(tree: Tree, path: list[str], value: Any) -> None:
         node[path[-1]] = value
     else:
         raise ConfigError(f"--set {'.'.join(path)}: {path[-2]} is no table")
+
+
+def _remove(tree: Tree, path: list[str]) -> None:
+    """Take one key away, by its path, in place."""
+    node: Any = tree
+    for part in path[:-1]:
+        if isinstance(node, list):
+            node = node[_position(node, part, path)]
+        else:
+            node = node.get(part) if isinstance(node, dict) else None
+    where = f"--set {'.'.join(path)}={REMOVED}"
+    if isinstance(node, list):
+        raise ConfigError(f"{where}: an entry of a list has no default; set the whole list")
+    # A key that is not there may be misspelt, which nothing would notice later.
+    if not isinstance(node, dict) or path[-1] not in node:
+        known = node if isinstance(node, dict) else ()
+        raise ConfigError(
+            f"{where}: there is nothing to take away; {unknown('key', path[-1], known)}; a text "
+            f"is written with quotes: '\"{REMOVED}\"'"
+        )
+    del node[path[-1]]
 
 
 def _child(node: Any, part: str, path: list[str]) -> Any:

@@ -186,7 +186,10 @@ class DataConfig(Section):
         elif self.root is None and self.name != "digits":
             raise ValueError(f"data.name = {self.name!r} needs data.root (--root DIR)")
         if self.root is not None and self.name == "digits":
-            raise ValueError("root would be ignored: digits come with scikit-learn; set data.name")
+            raise ValueError(
+                "root would be ignored: digits come with scikit-learn; say what the folder holds: "
+                "--data folder or cifar10 (data.name)"
+            )
         for key in ("group_by", "skip_unreadable", "test_share"):
             if getattr(self, key) and self.name not in ("folder", "csv"):
                 raise ValueError(f"{key} would be ignored: only folder and csv read image files")

@@ -389,6 +389,61 @@ def test_a_path_that_leads_nowhere_is_refused_and_the_experiment_is_left_alone(
     assert tomli_w.dumps(tree) == before
 
 
+@pytest.mark.parametrize("path", ["data.labels", "candidates.a+b.strategies.b.temperature"])
+def test_none_removes_a_key(path: str) -> None:
+    tree: dict[str, Any] = {"data": {"labels": 500, "limit": 9}, **_comparison("a", "a+b")}
+    before = tomli_w.dumps(tree)
+    configfile.override(tree, ["candidates.a+b.strategies.b.temperature=2"])
+    configfile.override(tree, [f"{path}= none "])
+    if path == "data.labels":
+        assert tree["data"] == {"limit": 9}
+    else:
+        assert tomli_w.dumps(tree) == before
+
+
+def test_what_none_removed_has_its_default() -> None:
+    tree = configfile.read_recipe("few-labels")
+    assert configfile.as_comparison(tree, "here").data.labels == 500
+    configfile.override(tree, ["data.labels=none", "augment=none"])
+    config = configfile.as_comparison(tree, "here")
+    assert config.data.labels is None
+    assert not config.augment.active
+
+
+@pytest.mark.parametrize("path", ["train.lr", "task.metric_name"])
+def test_none_in_quotes_is_a_text(path: str) -> None:
+    tree: dict[str, Any] = {"train": {"lr": 1}, "task": {"metric_name": "far"}}
+    configfile.override(tree, [f'{path}="none"'])
+    section, key = path.split(".")
+    assert tree[section][key] == "none"
+
+
+def test_a_kind_of_task_may_be_none() -> None:
+    tree: dict[str, Any] = {"task": {"kind": "classification"}}
+    configfile.override(tree, ["task.kind=none"])
+    assert tree == {"task": {"kind": "none"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("data.labells", "nothing to take away; unknown key 'labells'; did you mean 'labels'?"),
+        ("dato.labels", "nothing to take away; unknown key 'labels' (there is none)"),
+        ("seed.x", "nothing to take away; unknown key 'x'"),
+        ("seeds.1", "an entry of a list has no default; set the whole list"),
+        ("candidates.c.label", "unknown entry 'c' (known: a, b)"),
+    ],
+)
+def test_what_is_not_there_cannot_be_removed_and_nothing_changes(path: str, reason: str) -> None:
+    tree = {"seed": 1, "seeds": [1, 2], "data": {"labels": 5}, **_comparison("a", "b")}
+    before = tomli_w.dumps(tree)
+    with pytest.raises(ConfigError) as caught:
+        configfile.override(tree, [f"{path}=none"])
+    assert reason in str(caught.value)
+    assert str(caught.value).startswith(f"--set {path}")
+    assert tomli_w.dumps(tree) == before
+
+
 def test_a_misspelt_path_is_refused_when_the_experiment_is_checked() -> None:
     tree: dict[str, Any] = {}
     configfile.override(tree, ["trian.epochs=3", "train.epoch=3", "a..b=1"])

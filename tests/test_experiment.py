@@ -251,7 +251,9 @@ def test_data_that_lies_in_a_folder_needs_one(name: str) -> None:
 
 
 def test_a_folder_for_data_that_lies_in_none_is_refused() -> None:
-    assert "root would be ignored" in _refused(DataConfig, root="there")
+    said = _refused(DataConfig, root="there")
+    assert "root would be ignored" in said
+    assert "--data folder or cifar10 (data.name)" in said
 
 
 @pytest.mark.parametrize("key", ["group_by", "skip_unreadable"])

@@ -20,6 +20,7 @@ from kdcore.cli import (
     layers,
     new_strategy,
     predict,
+    recipe,
     report,
     reproduce,
     run,
@@ -39,6 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(name="compare", epilog=compare.EXAMPLE)(compare.command)
+app.command(name="recipe", epilog=recipe.EXAMPLE)(recipe.command)
 app.command(name="run", epilog=run.EXAMPLE)(run.command)
 app.command(name="report", epilog=report.EXAMPLE)(report.command)
 app.command(name="tune", epilog=tune.EXAMPLE)(tune.command)

@@ -12,7 +12,11 @@ OUT = Path("kdcore-runs")
 
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Set any key of the experiment."),
+    typer.Option(
+        "--set",
+        metavar="KEY.PATH=VALUE",
+        help="Set any key of the experiment; none removes it, so that its default holds.",
+    ),
 ]
 DataName = Annotated[
     str | None,

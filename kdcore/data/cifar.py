@@ -7,7 +7,7 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
+from kdcore.data.folder import ENDINGS
 from kdcore.data.images import ArrayImages, ImageData, LabelledImages
 from kdcore.errors import DataError
 
@@ -70,6 +71,7 @@ def _labelled(part: CIFAR10) -> LabelledImages:
 def _fetch(name: str, dataset: type[CIFAR10], root: Path) -> None:
     archive = root / dataset.filename
     by_hand = f"download {dataset.url} into {str(root)!r}"
+    made = _refuse_elsewhere(name, dataset, root)
     if archive.exists() and not check_integrity(archive, dataset.tgz_md5):
         raise DataError(
             f"{name}: {str(archive)!r} is damaged or incomplete (its MD5 sum is wrong); remove "
@@ -85,6 +87,9 @@ def _fetch(name: str, dataset: type[CIFAR10], root: Path) -> None:
         # What a broken download leaves would be refused as damaged the next time.
         if not check_integrity(archive, dataset.tgz_md5):
             archive.unlink(missing_ok=True)
+        if made:  # nor shall an empty folder look as if it were one of the user's
+            with suppress(OSError):
+                root.rmdir()
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"{name}: {dataset.filename} is not in {str(root)!r} and could not be downloaded and "
@@ -92,9 +97,36 @@ def _fetch(name: str, dataset: type[CIFAR10], root: Path) -> None:
         ) from error
 
 
+def _refuse_elsewhere(name: str, dataset: type[CIFAR10], root: Path) -> bool:
+    """Refuse a folder that nobody wants a download in; return whether it is yet to be made."""
+    if not root.exists():
+        if not root.parent.exists():
+            raise DataError(
+                f"data.root: {str(root)!r} does not exist, nor does the folder that it would be "
+                f"in; give the folder that {name} is in, or shall be downloaded into"
+            )
+        return True
+    theirs = (root / dataset.filename, root / dataset.base_folder)
+    if not any(path.exists() for path in theirs) and _holds_folders_of_images(root):
+        raise DataError(
+            f"data.root: {str(root)!r} holds folders of images: add --data folder (or --set "
+            f"data.name=folder), or give the folder of {name}"
+        )
+    return False
+
+
+def _holds_folders_of_images(root: Path) -> bool:
+    patterns = ("*/*", "train/*/*")
+    return any(
+        path.suffix.lower() in ENDINGS and not path.parent.name.startswith(".")
+        for pattern in patterns
+        for path in root.glob(pattern)
+    )
+
+
 def _require_writable(name: str, root: Path) -> None:
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(exist_ok=True)
         if not os.access(root, os.W_OK):
             raise PermissionError(None, "it is read-only")
     except OSError as error:

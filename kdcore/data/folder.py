@@ -14,6 +14,8 @@ from kdcore.errors import DataError
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 PARTS = {"train", "test", "val", "valid", "validation", "dev", "eval"}
 UNLABELLED_FOLDER = "unlabelled"
+MEANT = {"unlabelled", "unlabeled"}
+"""What that folder may be called by mistake, in any case."""
 
 Part = Literal["train", "test"]
 
@@ -56,9 +58,9 @@ def list_folder(root: Path) -> Listing:
         ListedFile(path, None, "train")
         for path in (images_below(root / UNLABELLED_FOLDER) if UNLABELLED_FOLDER in folders else [])
     ]
-    if "unlabeled" in folders:
+    if misspelt := [name for name in folders if _meant(name) and name != UNLABELLED_FOLDER]:
         raise DataError(
-            f"{str(root / 'unlabeled')!r}: images without labels belong into "
+            f"{str(root / misspelt[0])!r}: images without labels belong into "
             f"{UNLABELLED_FOLDER!r}, spelt so; rename the folder"
         )
     named = [name for name in folders if name != UNLABELLED_FOLDER]
@@ -87,6 +89,11 @@ def _folders(root: Path) -> list[str]:
             return sorted(each.name for each in entries if each.is_dir() and not _hidden(each.name))
     except OSError as error:
         raise _unlistable(error) from error
+
+
+def _meant(name: str) -> bool:
+    """Return whether a folder's name says that its images have no labels."""
+    return name.lower() in MEANT
 
 
 def _hidden(name: str) -> bool:
@@ -144,6 +151,11 @@ def _refuse_half_a_layout(root: Path, named: Sequence[str]) -> None:
 
 
 def _refuse_different(root: Path, train: Sequence[str], test: Sequence[str]) -> None:
+    if meant := sorted(name for name in set(train) - set(test) if _meant(name)):
+        raise DataError(
+            f"{str(root / 'train' / meant[0])!r}: images without labels lie beside train/; move "
+            f"the folder to {str(root / UNLABELLED_FOLDER)!r}"
+        )
     differences = [
         f"only {part}/ has {some(sorted(only))}"
         for part, only in (("train", set(train) - set(test)), ("test", set(test) - set(train)))

@@ -193,7 +193,8 @@ def stratified_subset(targets: Sequence[int], count: int, seed: int) -> list[int
     if not len(members) <= count <= labelled:
         raise DataError(
             f"cannot keep {count} labels: there are {labelled} labelled images in {len(members)} "
-            f"classes; choose a number from {len(members)} to {labelled}"
+            f"classes; choose data.labels (--labels N) from {len(members)} to {labelled}, or keep "
+            "all with --set data.labels=none"
         )
     generator = stream(seed, "subset")
     # Smallest first: what a small class cannot give, the classes after it share.

@@ -189,6 +189,9 @@ def test_a_broken_download_leaves_nothing_behind(
     with _served(archive[:50]) as url:
         monkeypatch.setattr(CIFAR10, "url", url)
         assert "could not be downloaded" in _message(root)
+        assert not root.exists()
+        root.mkdir()
+        assert "could not be downloaded" in _message(root)
     assert list(root.iterdir()) == []
 
 
@@ -245,3 +248,39 @@ def test_waiting_for_a_network_ends_and_leaves_no_trace(
         monkeypatch.setattr("kdcore.data.cifar.PATIENCE_SECONDS", 0.1)
         assert "timed out" in _message(tmp_path)
     assert socket.getdefaulttimeout() is None
+
+
+@pytest.mark.parametrize("layout", ["cat/1.png", "train/cat/1.JPG"])
+def test_a_folder_of_images_is_left_alone_and_named(
+    tmp_path: Path, archive: bytes, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "photos"
+    (root / layout).parent.mkdir(parents=True)
+    (root / layout).write_bytes(b"")
+    before = sorted(root.rglob("*"))
+    with _served(archive) as url:
+        monkeypatch.setattr(CIFAR10, "url", url)
+        message = _message(root)
+    assert f"{str(root)!r} holds folders of images: add --data folder (or --set" in message
+    assert "or give the folder of cifar10" in message
+    assert sorted(root.rglob("*")) == before
+    _put(root, archive)
+    _check(load_cifar10(root))
+
+
+@pytest.mark.parametrize("layout", ["cat/1.txt", "1.png", ".thumbnails/1.png"])
+def test_a_folder_that_holds_something_else_may_be_downloaded_into(
+    tmp_path: Path, archive: bytes, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / layout).parent.mkdir(exist_ok=True)
+    (tmp_path / layout).write_bytes(b"")
+    with _served(archive) as url:
+        monkeypatch.setattr(CIFAR10, "url", url)
+        _check(load_cifar10(tmp_path))
+
+
+def test_a_root_in_a_folder_that_is_not_there_is_not_made(tmp_path: Path, archive: bytes) -> None:
+    del archive
+    message = _message(tmp_path / "no" / "data")
+    assert f"{str(tmp_path / 'no' / 'data')!r} does not exist" in message
+    assert not (tmp_path / "no").exists()

@@ -11,6 +11,8 @@ from PIL import Image
 from kdcore.data.folder import Listing, list_folder, some
 from kdcore.errors import DataError
 
+CLASSES = ("a", "unlabelled")
+
 
 def _put(root: Path, *names: str) -> Path:
     for name in names:
@@ -72,6 +74,31 @@ def test_unlabelled_is_no_class_among_class_folders(tmp_path: Path) -> None:
     listing = list_folder(tmp_path)
     assert listing.classes == ("a", "b")
     assert ("unlabelled/1.png", None, "train") in _found(listing)
+
+
+@pytest.mark.parametrize("name", ["unlabelled", "Unlabelled", "unlabeled"])
+def test_unlabelled_images_in_train_are_to_be_moved_beside_it(tmp_path: Path, name: str) -> None:
+    _put(tmp_path, "train/a/1.png", "test/a/1.png", f"train/{name}/1.png")
+    message = _refused(tmp_path)
+    assert repr(str(tmp_path / "train" / name)) in message
+    assert f"move the folder to {str(tmp_path / 'unlabelled')!r}" in message
+    (tmp_path / "train" / name).rename(tmp_path / "unlabelled")
+    assert ("unlabelled/1.png", None, "train") in _found(list_folder(tmp_path))
+
+
+def test_unlabelled_is_a_class_where_both_parts_have_it(tmp_path: Path) -> None:
+    _put(tmp_path, *(f"{part}/{name}/1.png" for part in ("train", "test") for name in CLASSES))
+    assert list_folder(tmp_path).classes == CLASSES
+
+
+@pytest.mark.parametrize("name", ["unlabeled", "Unlabeled", "Unlabelled", "UNLABELLED"])
+@pytest.mark.parametrize("labelled", [("a/1.png", "b/1.png"), ("train/a/1.png", "test/a/1.png")])
+def test_the_folder_without_labels_is_spelt_in_one_way(
+    tmp_path: Path, name: str, labelled: tuple[str, ...]
+) -> None:
+    _put(tmp_path, *labelled, f"{name}/1.png")
+    message = _refused(tmp_path)
+    assert f"{str(tmp_path / name)!r}: images without labels belong into 'unlabelled'" in message
 
 
 def test_an_empty_folder_of_unlabelled_images_does_no_harm(tmp_path: Path) -> None:
