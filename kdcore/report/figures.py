@@ -132,6 +132,43 @@ def differences(rows: Sequence[tuple[str, Summary, str]], unit: str, form: str) 
     return drawing
 
 
+def prices(points: Sequence[tuple[str, float, Summary]], unit: str) -> Drawing:
+    """Draw gains by what they cost, numbered in their order, beside the student alone.
+
+    Args:
+        points: label, seconds of training in those of the student alone, and paired difference.
+        unit: of the differences.
+    """
+    bounds = [bound for *_, each in points for bound in (each.mean, *(each.interval or ()), 0.0)]
+    costs = [1.0, *(cost for _, cost, _ in points)]
+    pad = (max(bounds) - min(bounds)) * 0.06 or 1.0
+    room = (max(costs) - min(costs)) * 0.06 or 0.1
+    told = "; ".join(f"{label} {cost:.2f} ×, {each.mean:+.2f}" for label, cost, each in points)
+    height = 240
+    drawing = Drawing(height, "What each gain costs", f"{unit} by seconds of training: {told}.")
+    y_ticks = ticks(min(bounds) - pad, max(bounds) + pad)
+    left = 12 + SIGNS * max(len(tick_text(y, y_ticks)) for y in y_ticks)
+    x = Scale(min(costs) - room, max(costs) + room, left, WIDTH - 26)
+    y = Scale(min(bounds) - pad, max(bounds) + pad, height - 36, 22)
+    drawing.text(0, 12, f"{unit}, to the student alone", "axis")
+    for value in y_ticks:
+        drawing.line(left, y(value), WIDTH - 6, y(value), "zero" if value == 0 else "grid")
+        drawing.text(left - 5, y(value) + 4, tick_text(value, y_ticks), "axis", "end")
+    x_ticks = ticks(x.low, x.high, 5)
+    for value in x_ticks:
+        drawing.text(x(value), height - 20, tick_text(value, x_ticks), "axis", "middle")
+    middle = (left + WIDTH - 6) / 2
+    drawing.text(middle, height - 4, "seconds of training, × student alone", "axis", "middle")
+    drawing.circle(x(1.0), y(0.0), 4.5, "fill c1")
+    for place, (_, cost, each) in enumerate(points, 1):
+        if each.interval is not None:
+            low, high = (y(bound) for bound in each.interval)
+            drawing.line(x(cost), low, x(cost), high, "whisker c0")
+        drawing.circle(x(cost), y(each.mean), 4.5, "fill c0")
+        drawing.text(x(cost) + 7, y(each.mean) - 3, str(place), "value")
+    return drawing
+
+
 SMALL = 168
 """Width of a small figure: two stand side by side on a phone."""
 

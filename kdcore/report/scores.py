@@ -6,7 +6,7 @@ from typing import Any
 
 from kdcore.files import size_text
 from kdcore.job import best_on_validation
-from kdcore.report.figures import COLOURS, Series, curves, differences
+from kdcore.report.figures import COLOURS, Series, curves, differences, prices
 from kdcore.report.folder import shipment_of
 from kdcore.report.html import Section, details, figure, grid, paragraph, table, warning
 from kdcore.report.rows import Entry, Row, Sheet
@@ -185,7 +185,36 @@ def _costs(sheet: Sheet) -> str:
         "of the student alone only where one machine trained both."
     )
     told = [note, *(f"{text[:1].upper()}{text[1:]}." for text in time_notes(sheet))]
-    return table(names, lines, "Costs") + "".join(paragraph(text, "note") for text in told)
+    shown = table(names, lines, "Costs") + "".join(paragraph(text, "note") for text in told)
+    metric, points = sheet.metric, priced(sheet)
+    if metric is None or not points:
+        return shown
+    listed = ", ".join(f"{place} {title}" for place, (title, *_) in enumerate(points, 1))
+    caption = f"{listed}; at 1 × and 0 the student alone; lines are 95 % intervals."
+    return shown + figure(prices(points, metric.heading), "gains", caption)
+
+
+def cost_notes(sheet: Sheet) -> list[str]:
+    """Say what is drawn to the right of a gain, and what is not."""
+    notes = ["seconds of training, × student alone"]
+    if asked := sheet.teacher_seconds:
+        notes.append(f"(asking teachers once for all runs took {asked:.1f} seconds more)")
+    rows = [row for row in sheet.rows() if row.role == "candidate" and row.first(row.differences)]
+    if apart := [row.title for row in rows if row.times is None]:
+        notes.append(f"left out, trained on another machine: {', '.join(apart)}")
+    return notes
+
+
+def priced(sheet: Sheet) -> list[tuple[str, float, Summary]]:
+    """Return candidates with what they cost and gain; nothing where there are no two of them."""
+    points = [
+        (row.title, row.times.mean, difference)
+        for row in sheet.rows()
+        if row.role == "candidate"
+        and row.times is not None
+        and (difference := row.first(row.differences)) is not None
+    ]
+    return points if len(points) > 1 else []
 
 
 def _exported(entries: Sequence[Entry]) -> str:

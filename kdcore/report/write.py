@@ -9,7 +9,7 @@ from kdcore.files import write_bytes, write_json
 from kdcore.job import MARKDOWN, ROWS, RunResult
 from kdcore.report.page import page
 from kdcore.report.rows import Sheet
-from kdcore.report.scores import CHOICE, mean_curve, summary_lines
+from kdcore.report.scores import CHOICE, cost_notes, mean_curve, priced, summary_lines
 from kdcore.report.settings import origin_lines
 from kdcore.report.study import Study
 from kdcore.report.table import (
@@ -26,7 +26,6 @@ from kdcore.report.trust import (
     calibration_lines,
     drowned,
 )
-from kdcore.statistics import Summary
 
 PAGE = "report.html"
 CURVES = "curves.png"
@@ -70,7 +69,7 @@ def markdown(title: str, about: Sequence[str], sheet: Sheet, study: Study) -> st
     if said := "\n".join(f"- {markdown_text(line)}" for line in summary_lines(sheet)):
         parts.append(said)
     parts.append(f"![{shown[:1].upper()}{shown[1:]} by epoch]({CURVES})")
-    if _priced(sheet):
+    if priced(sheet):
         parts.append(f"![What each gain costs]({GAINS})")
     if any(row.first(row.best) for row in sheet.rows()):
         parts += ["## Last and best weights", markdown_lines(*score_columns(sheet)), CHOICE]
@@ -119,7 +118,7 @@ def gains(results: Sequence[RunResult] | Sheet) -> bytes | None:
     their student alone. None where there are no two others.
     """
     sheet = Sheet.of(results)
-    metric, points = sheet.metric, _priced(sheet)
+    metric, points = sheet.metric, priced(sheet)
     if metric is None or not points:
         return None
     from matplotlib.figure import Figure
@@ -145,26 +144,3 @@ def gains(results: Sequence[RunResult] | Sheet) -> bytes | None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
-
-
-def cost_notes(sheet: Sheet) -> list[str]:
-    """Say what is drawn to the right of a gain, and what is not."""
-    notes = ["seconds of training, × student alone"]
-    if asked := sheet.teacher_seconds:
-        notes.append(f"(asking teachers once for all runs took {asked:.1f} seconds more)")
-    rows = [row for row in sheet.rows() if row.role == "candidate" and row.first(row.differences)]
-    if apart := [row.title for row in rows if row.times is None]:
-        notes.append(f"left out, trained on another machine: {', '.join(apart)}")
-    return notes
-
-
-def _priced(sheet: Sheet) -> list[tuple[str, float, Summary]]:
-    """Return candidates with what they cost and gain; nothing where there are no two of them."""
-    points = [
-        (row.title, row.times.mean, difference)
-        for row in sheet.rows()
-        if row.role == "candidate"
-        and row.times is not None
-        and (difference := row.first(row.differences)) is not None
-    ]
-    return points if len(points) > 1 else []

@@ -11,6 +11,7 @@ from kdcore.report.figures import (
     differences,
     matrix,
     parted,
+    prices,
     reliability,
     shares,
 )
@@ -35,6 +36,10 @@ def _drawings() -> list[Drawing]:
         reliability(LONG, 12.0, bins, bins),
         shares(LONG, [{"task": 0.4, "hint": 0.6}]),
         shares("a", [{"task": 0.4, "hint": 0.6}, {"task": 1.0}]),
+        prices(
+            [(LONG, 24.0, Summary(1.0, 0.5, (-1.0, 3.0))), ("b", 1.0, Summary(2.0, 0, None))], "%"
+        ),
+        prices([(each, 1.0, Summary(0.0, None, None)) for each in "abcdefghijklmnopq"], "%"),
     ]
 
 
@@ -76,3 +81,14 @@ def test_what_a_figure_shows_is_said_in_words_too() -> None:
     assert "both right 40.0 %" in about[5]
     assert "60 % right at 80 %" in about[6]
     assert "hint 60 %" in about[7]
+
+
+def test_gains_are_drawn_at_what_they_cost_beside_the_student_alone() -> None:
+    drawing = prices(
+        [("a", 3.0, Summary(2.0, None, None)), ("b", 2.0, Summary(-1.0, None, None))], "%"
+    )
+    circles = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawing.svg("n"))
+    alone, one, two = ((float(x), float(y)) for x, y in circles)
+    assert alone[0] < two[0] < one[0]
+    assert one[1] < alone[1] < two[1]
+    assert "a 3.00 ×, +2.00; b 2.00 ×, -1.00" in drawing.about

@@ -148,3 +148,17 @@ def test_a_difference_that_is_always_the_same_has_no_verdict() -> None:
     assert verdicts(Sheet.of(runs)) == [
         "a: +1.00 points accuracy, the same with every seed, which leaves no spread to judge it by."
     ]
+
+
+def test_what_gains_cost_is_drawn_where_there_are_several_candidates() -> None:
+    runs = [
+        _run(name, seed, 50 + seed * gain, 4, ACCURACY)
+        for seed in (1, 2)
+        for name, gain in (("student", 0), ("a", 1), ("b", 2))
+    ]
+    costs = next(each for each in sections(Sheet.of(runs)) if each.name == "costs")
+    assert "What each gain costs" in costs.body
+    assert "1 a, 2 b; at 1 × and 0 the student alone" in costs.body
+    few = [each for each in runs if each.name != "b"]
+    costs = next(each for each in sections(Sheet.of(few)) if each.name == "costs")
+    assert "What each gain costs" not in costs.body

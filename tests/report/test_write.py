@@ -4,8 +4,9 @@ from pathlib import Path
 
 from kdcore.job import MARKDOWN, ROWS
 from kdcore.report import Sheet, gather, write_report
+from kdcore.report.scores import cost_notes
 from kdcore.report.study import Study
-from kdcore.report.write import CURVES, GAINS, PAGE, cost_notes, gains, markdown
+from kdcore.report.write import CURVES, GAINS, PAGE, gains, markdown
 from tests.report.runs import comparison
 
 
