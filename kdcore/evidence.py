@@ -26,7 +26,7 @@ from kdcore.job import STUDENT, RunResult, machines_of
 from kdcore.joblist import Joined, plan_of
 from kdcore.resolved import entry_of
 from kdcore.selection import agreed_task_weight, select
-from kdcore.statistics import Summary, summarise
+from kdcore.statistics import Summary, paired
 
 
 @dataclass(frozen=True)
@@ -309,12 +309,12 @@ def gain(over: tuple[Measured, str], of: tuple[Measured, str]) -> Summary:
             f"{over[0].name} and {of[0].name} are of different images: {images[0]}; {images[1]}"
         )
     base, own = over[0].scores(over[1]), of[0].scores(of[1])
-    pairs = [own[seed] - base[seed] for seed in own if seed in base]
+    pairs = [(own[seed], base[seed]) for seed in own if seed in base]
     if not pairs:
         raise UserError(
             f"rows {over[1]} of {over[0].name} and {of[1]} of {of[0].name} have no seed in common"
         )
-    return summarise(pairs)
+    return paired(pairs)
 
 
 @dataclass(frozen=True)
