@@ -183,7 +183,7 @@ def load_weights(
     if len(strange) + len(missing) > len(expected) // 2:
         raise ModelError(
             f"{prefix}: these are weights of another model: {len(missing)} of {len(expected)} "
-            f"tensors are missing, {len(strange)} are unknown"
+            f"tensors are missing, {len(strange)} are unknown{_examples(strange, missing)}"
         )
     for name in weights:
         if name not in expected:
@@ -209,6 +209,13 @@ def load_weights(
     whole = OrderedDict(weights)
     whole._metadata = expected._metadata  # type: ignore[attr-defined]  # PyTorch's
     model.load_state_dict(whole)
+
+
+def _examples(strange: set[str], missing: set[str]) -> str:
+    """Return one name of each side, where both have some that the other has not."""
+    if not strange or not missing:
+        return ""
+    return f" ({min(strange)!r} in the file, {min(missing)!r} in the model)"
 
 
 def renamed(

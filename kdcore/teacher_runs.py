@@ -28,7 +28,7 @@ from kdcore.nested import to_device
 from kdcore.pooling import scores_of
 from kdcore.probe import trace
 from kdcore.saving import Seconds
-from kdcore.tasks import Task
+from kdcore.tasks import ACCURACY, Classification, Task, has_target
 from kdcore.teacher_sections import EnsembleConfig, TeacherConfig
 from kdcore.teachers import TEACHER, title_of
 from kdcore.training import Lesson, finished_before, signals_of, train_job
@@ -66,8 +66,27 @@ def run_teacher(context: RunContext, seed: int, name: str = TEACHER) -> Teacher:
     if context.kept_answers[name] is None and (not config.comes_trained or config.fit):
         own = config.own_seed(seed)
         teacher = _trained(context, own, name, model.to(context.device))
-        return replace(teacher, result=replace(teacher.result, seed=seed))
-    return _loaded(context, seed, name, model)
+        teacher = replace(teacher, result=replace(teacher.result, seed=seed))
+    else:
+        teacher = _loaded(context, seed, name, model)
+    _tell_of_guessing(context, name, teacher.result)
+    return teacher
+
+
+def _tell_of_guessing(context: RunContext, name: str, result: RunResult) -> None:
+    """Say, where a teacher's score is new, that it has learned nothing of the classes."""
+    accuracy = result.scores.get(ACCURACY.name)
+    task = context.task(context.experiment.train)
+    if accuracy is None or result.kept or not isinstance(task, Classification):
+        return
+    targets = context.data.teachers[name].test.targets
+    counts = targets[has_target(targets)].bincount()
+    share = 100 * int(counts.max()) / int(counts.sum())
+    if accuracy <= share:
+        context.note(
+            f"the {title_of(name)} is no better than guessing the most frequent class: "
+            f"{ACCURACY.text(accuracy)}, and {share:.2f} % of the test samples are of that class"
+        )
 
 
 def _loaded(context: RunContext, seed: int, name: str, model: nn.Module) -> Teacher:

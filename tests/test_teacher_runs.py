@@ -1,6 +1,7 @@
 """Teachers of an experiment come trained or are trained, each in its own folder, and have rows."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,16 @@ from rich.console import Console
 
 from kdcore.configfile import as_run
 from kdcore.context import RunContext
+from kdcore.files import save_weights
 from kdcore.fingerprint import digest_of
 from kdcore.models.tutorial import LightNN
-from kdcore.teacher_runs import keep_answers, run_teacher, run_teachers, teacher_rows
+from kdcore.teacher_runs import (
+    _tell_of_guessing,
+    keep_answers,
+    run_teacher,
+    run_teachers,
+    teacher_rows,
+)
 
 TREE: dict[str, Any] = {
     "device": "cpu",
@@ -70,6 +78,37 @@ def test_the_mean_of_equal_teachers_does_as_each_of_them(tmp_path: Path) -> None
     context = Desk(tmp_path / "two", teachers=equal).context
     rows = teacher_rows(context, 42, run_teachers(context, 42))
     assert [row.accuracy for row in rows] == [trained.result.accuracy] * 3
+
+
+GUESSING = "the teacher is no better than guessing the most frequent class: accuracy"
+
+
+def test_a_teacher_that_guesses_the_most_frequent_class_is_told_so(tmp_path: Path) -> None:
+    alone = {"teachers": None, "teacher": TREE["teachers"]["one"], "strategies": []}
+    targets = Desk(tmp_path / "data", **alone).context.data.test.targets
+    most, least = int(targets.bincount().argmax()), int(targets.bincount().argmin())
+    said = {}
+    for taken in (most, least):
+        model = LightNN(image_size=8)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+            list(model.parameters())[-1][taken] = 1.0
+        file = tmp_path / f"{taken}.safetensors"
+        save_weights(file, model.state_dict())
+        given = {**TREE["teachers"]["one"], "weights": str(file)}
+        desk = Desk(tmp_path / str(taken), **{**alone, "teacher": given})
+        teacher = run_teacher(desk.context, 42)
+        said[taken] = desk.console.export_text()
+        assert said[taken].count(GUESSING) == 1
+    share = 100 * int((targets == most).sum()) / len(targets)
+    assert f"accuracy {share:.2f} %, and {share:.2f} % of the test samples are of" in said[most]
+    better = replace(teacher.result, scores={"accuracy": share + 0.01})
+    for result in (better, replace(teacher.result, kept=True), replace(better, scores={})):
+        _tell_of_guessing(desk.context, "teacher", result)
+    assert GUESSING not in desk.console.export_text()
+    _tell_of_guessing(desk.context, "teacher", teacher.result)
+    assert GUESSING in desk.console.export_text()
 
 
 def test_what_all_say_is_kept_ahead_and_each_is_asked_once(tmp_path: Path) -> None:

@@ -43,12 +43,12 @@ SkipUnreadable = Annotated[
 TeacherFile = Annotated[
     Path | None, typer.Option("--teacher", help="Weights of a trained teacher.")
 ]
-TeacherModel = Annotated[
-    str | None,
-    typer.Option(
-        help="deepnn, lightnn, torchvision/NAME, timm/NAME, hf/NAME or package.module:callable."
-    ),
-]
+MODELS = (
+    "deepnn, lightnn, quickcnn, a CIFAR network (resnet20, resnet8x4, wrn_16_2, ...), "
+    "torchvision/NAME, timm/NAME, hf/NAME (or hf/FOLDER), or package.module:callable"
+)
+"""As `kdcore.sections` has it, whose import would take too long for help."""
+TeacherModel = Annotated[str | None, typer.Option(help=f"{MODELS}.")]
 TeacherPretrained = Annotated[
     bool, typer.Option("--teacher-pretrained", help="Take the weights that come with the model.")
 ]
@@ -58,7 +58,7 @@ TeacherFit = Annotated[
         metavar="head|full", help="Train a head for the data first: it alone, or all layers."
     ),
 ]
-StudentModel = Annotated[str | None, typer.Option(help="As for the teacher.")]
+StudentModel = Annotated[str | None, typer.Option(help=f"{MODELS}.")]
 StudentPretrained = Annotated[
     bool, typer.Option("--student-pretrained", help="The same for the student, in every run.")
 ]

@@ -5,7 +5,8 @@ What libraries offer by name is in the modules called `from_`, where its logits 
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -20,25 +21,18 @@ from kdcore.files import load_weights, read_weights, renamed
 from kdcore.fingerprint import source_of
 from kdcore.imports import imported
 from kdcore.losses import CLASSLESS
-from kdcore.models.cifar import FAMILIES, own_name
 from kdcore.models.from_huggingface import HuggingFaceOffer
 from kdcore.models.from_timm import TimmOffer
 from kdcore.models.from_torchvision import TorchvisionOffer
+from kdcore.models.known import OF_ONE_SIDE, OWN, OWN_SIZE, naming_of, way_out
 from kdcore.models.logits import LogitsRule, give_logits, groups_of
 from kdcore.models.offer import Offer, fill
-from kdcore.models.quick import QuickCNN
-from kdcore.models.tutorial import DeepNN, LightNN
 from kdcore.probe import evaluating
-from kdcore.sections import HF, RANDOM, TIMM, TORCHVISION, ModelConfig
+from kdcore.sections import HF, MODEL, RANDOM, TIMM, TORCHVISION, ModelConfig
 from kdcore.taps import logits_of, run_model
 from kdcore.tasks import Task
 from kdcore.teacher_sections import TeacherConfig
 
-_OF_ONE_SIDE = {"deepnn": DeepNN, "lightnn": LightNN}
-_OWN: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
-    {**_OF_ONE_SIDE, "quickcnn": QuickCNN, **FAMILIES}
-)
-_OWN_SIZE = 32
 _OTHER_SIZE = 224
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and deviation of ImageNet's channels, which most pretrained models were normalised by."""
@@ -84,7 +78,7 @@ def offer_of(name: str, where: str) -> Offer | None:
 
 def usual_size(name: str) -> int:
     """Return the side in pixels of images that models like one are made for, by its name."""
-    return _OWN_SIZE if name in _OWN else _OTHER_SIZE
+    return OWN_SIZE if name in OWN else _OTHER_SIZE
 
 
 def preprocess_for(config: ModelConfig, images: Images, where: str = "model") -> Preprocess:
@@ -218,17 +212,34 @@ def _with_weights(config: ModelConfig, classes: int | None, given: Any, where: s
     if config.weights is None:
         return Built(_built(config.model, classes, given, where), RANDOM, "own", classes or 0)
     origin = str(config.weights)
-    named = own_name if config.model in FAMILIES else str
+    named = naming_of(config.model)
     if teacher and teacher.fit and own != classes:
         model = _built(config.model, classes, given, where)
         assert classes is not None  # of others the model could not be built
         prefix = f"{where}: {config.weights}"
-        fill(model, renamed(read_weights(config.weights, where), named, prefix), classes, prefix)
+        with _explained(config, model, where, classes, given):
+            weights = renamed(read_weights(config.weights, where), named, prefix)
+            fill(model, weights, classes, prefix)
         return Built(model, origin, "new", classes or 0)
     model = _built(config.model, own, given, where)
-    load_weights(model, config.weights, where, named)
+    with _explained(config, model, where, own, given):
+        load_weights(model, config.weights, where, named)
     other = own != classes and not (teacher and teacher.class_map is not None)
     return Built(model, origin, "other" if other else "own", own or 0)
+
+
+@contextmanager
+def _explained(
+    config: ModelConfig, model: nn.Module, where: str, classes: int | None, given: Any
+) -> Iterator[None]:
+    """Say with an error of weights that do not fit what would."""
+    try:
+        yield
+    except ModelError as error:
+        assert config.weights is not None
+        size = given if isinstance(given, int) else OWN_SIZE
+        hint = way_out(config.weights, config.model, model, where, classes, size)
+        raise ModelError(f"{error}{hint}") from None
 
 
 def _built(name: str, classes: int | None, given: Any, where: str) -> nn.Module:
@@ -237,22 +248,19 @@ def _built(name: str, classes: int | None, given: Any, where: str) -> nn.Module:
             f"{where} {name!r}: how many outputs it shall have is not known; give the training "
             "data set an attribute `outputs`"
         )
-    if name in _OWN:
+    if name in OWN:
         size = given if isinstance(given, int) else _side(given, f"{where} {name!r}")
         if size < 4:
             raise ModelError(f"{where} {name!r} needs images of at least 4 pixels, not {size}")
-        sized = {"image_size": size} if name in _OF_ONE_SIDE else {}
-        return _OWN[name](num_classes=classes, **sized)
+        sized = {"image_size": size} if name in OF_ONE_SIDE else {}
+        return OWN[name](num_classes=classes, **sized)
     offer = offer_of(name, where)
     if offer is not None:
         assert classes is not None
         return offer.fresh(classes)
     if ":" in name:
         return _called(name, classes, where)
-    raise ModelError(
-        f"{where}: {unknown('model', name, _OWN)}; or torchvision/NAME, timm/NAME, hf/NAME, or "
-        "package.module:callable"
-    )
+    raise ModelError(f"{where}: {unknown('model', name, OWN)}; there are {MODEL}")
 
 
 def _side(sample: Any, where: str) -> int:
