@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-EXAMPLE = "Example: kdcore recipe strong > mine.toml"
+EXAMPLE = "Example: kdcore recipe strong"
 
 
 def command(

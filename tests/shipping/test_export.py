@@ -245,7 +245,8 @@ def test_every_file_is_run_with_one_image_and_with_several(
 
         return replace(opened, run=run)
 
-    monkeypatch.setattr(formats, "ONNX", replace(formats.ONNX, open=told))
+    watched = replace(formats.ONNX, open=told)
+    monkeypatch.setattr(formats, "FORMATS", {**formats.FORMATS, watched.name: watched})
     export_run(own_run, ONNX, _ignore)
     assert set(FIRST_BATCHES) < set(sizes)
     compared = sizes[: sizes.index(32) + 4]
