@@ -14,6 +14,7 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 import kdcore
+import kdcore.testing
 from kdcore.comparison import rehearse
 from kdcore.configfile import as_comparison, as_run
 from kdcore.context import RunContext
