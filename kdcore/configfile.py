@@ -176,6 +176,12 @@ def _remove(tree: Tree, path: list[str]) -> None:
             f"{where}: there is nothing to take away; {unknown('key', path[-1], known)}; a text "
             f"is written with quotes: '\"{REMOVED}\"'"
         )
+    if "strategies" in path and isinstance(node[path[-1]], str):
+        # Of a method's settings nobody but the method knows whether this is one of its words.
+        raise ConfigError(
+            f"{where}: {path[-1]} is a text, and it may be meant as one: write '\"{REMOVED}\"', or "
+            "take the key out of the file"
+        )
     del node[path[-1]]
 
 

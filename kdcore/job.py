@@ -194,7 +194,8 @@ class Choice:
 def best_on_validation(results: Iterable[tuple[str, RunResult]]) -> Choice | None:
     """Choose a student, the one alone included, on the validation split; of equal ones the first.
 
-    Runs without a score on it do not count. A mean that is no number is never chosen.
+    A row is compared by all of its runs: where one has no score on it, or a score that is no
+    number, the row is not chosen, since the others' mean would be one of other seeds.
 
     Args:
         results: what a run's row is called, and the run; teachers may be among them.
@@ -202,12 +203,15 @@ def best_on_validation(results: Iterable[tuple[str, RunResult]]) -> Choice | Non
     Returns:
         What is chosen; None where no student has a score.
     """
-    rows: dict[str, list[tuple[float, RunResult]]] = {}
+    rows: dict[str, list[RunResult]] = {}
     for row, run in results:
-        if run.role != "teacher" and (score := run.validation_score) is not None:
-            rows.setdefault(row, []).append((score, run))
+        if run.role != "teacher":
+            rows.setdefault(row, []).append(run)
     best: Choice | None = None
-    for row, scored in rows.items():
+    for row, runs in rows.items():
+        scored = [(score, run) for run in runs if (score := run.validation_score) is not None]
+        if len(scored) < len(runs):
+            continue
         score, own = scored[0]
         metric, mean = own.metric, fmean(each for each, _ in scored)
         assert metric is not None  # or it had no score

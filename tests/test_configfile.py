@@ -418,6 +418,17 @@ def test_none_in_quotes_is_a_text(path: str) -> None:
     assert tree[section][key] == "none"
 
 
+def test_a_text_of_a_method_is_not_removed_by_what_may_be_one_of_its_words() -> None:
+    entry: dict[str, Any] = {"name": "mine", "norm": "l2", "weight": 2.0}
+    tree = {"candidates": [{"strategies": [entry]}]}
+    path = "candidates.0.strategies.mine"
+    with pytest.raises(ConfigError, match=r"norm is a text.*write '\"none\"', or take the key out"):
+        configfile.override(tree, [f"{path}.norm=none"])
+    assert entry["norm"] == "l2"
+    configfile.override(tree, [f'{path}.norm="none"', f"{path}.weight=none"])
+    assert entry == {"name": "mine", "norm": "none"}
+
+
 def test_a_kind_of_task_may_be_none() -> None:
     tree: dict[str, Any] = {"task": {"kind": "classification"}}
     configfile.override(tree, ["task.kind=none"])

@@ -67,6 +67,12 @@ def test_teachers_and_runs_without_a_score_are_not_chosen() -> None:
     assert _chosen(_run("teacher big", 1, 99), _run("a", 1, None)) is None
 
 
+def test_a_row_is_not_chosen_by_those_of_its_runs_that_have_a_score() -> None:
+    whole = [_run("b", 1, 85), _run("b", 2, 85)]
+    assert _chosen(_run("a", 1, None), _run("a", 2, 90), *whole) == ("b", 85, 1)
+    assert _chosen(_run("a", 1, 86), _run("a", 2, 90), *whole) == ("a", 88, 2)  # the control
+
+
 @pytest.mark.parametrize("metric", [ACCURACY, LOSS], ids=["more", "less"])
 def test_what_is_no_number_is_never_chosen(metric: Metric) -> None:
     broken, whole = _run("a", 1, math.nan, metric), _run("b", 1, 5, metric)

@@ -151,9 +151,10 @@ def _refuse_half_a_layout(root: Path, named: Sequence[str]) -> None:
 
 
 def _refuse_different(root: Path, train: Sequence[str], test: Sequence[str]) -> None:
-    if meant := sorted(name for name in set(train) - set(test) if _meant(name)):
+    if meant := sorted(name for name in {*train, *test} if _meant(name)):
+        part = "train" if meant[0] in train else "test"
         raise DataError(
-            f"{str(root / 'train' / meant[0])!r}: images without labels lie beside train/; move "
+            f"{str(root / part / meant[0])!r}: images without labels lie beside train/; move "
             f"the folder to {str(root / UNLABELLED_FOLDER)!r}"
         )
     differences = [

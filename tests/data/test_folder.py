@@ -11,8 +11,6 @@ from PIL import Image
 from kdcore.data.folder import Listing, list_folder, some
 from kdcore.errors import DataError
 
-CLASSES = ("a", "unlabelled")
-
 
 def _put(root: Path, *names: str) -> Path:
     for name in names:
@@ -86,9 +84,14 @@ def test_unlabelled_images_in_train_are_to_be_moved_beside_it(tmp_path: Path, na
     assert ("unlabelled/1.png", None, "train") in _found(list_folder(tmp_path))
 
 
-def test_unlabelled_is_a_class_where_both_parts_have_it(tmp_path: Path) -> None:
-    _put(tmp_path, *(f"{part}/{name}/1.png" for part in ("train", "test") for name in CLASSES))
-    assert list_folder(tmp_path).classes == CLASSES
+@pytest.mark.parametrize("parts", [("train", "test"), ("test",)])
+def test_unlabelled_is_no_class_where_test_has_it_too(
+    tmp_path: Path, parts: tuple[str, ...]
+) -> None:
+    _put(tmp_path, "train/a/1.png", "test/a/1.png")
+    assert list_folder(tmp_path).classes == ("a",)  # the control
+    _put(tmp_path, *(f"{part}/unlabelled/1.png" for part in parts))
+    assert repr(str(tmp_path / parts[0] / "unlabelled")) in _refused(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["unlabeled", "Unlabeled", "Unlabelled", "UNLABELLED"])
