@@ -364,6 +364,7 @@ def test_a_teacher_that_looks_at_the_batch_is_not_kept(tmp_path: Path, mode: str
     desk = Desk(tmp_path)
     assert isinstance(desk.source(Crowd(), None, tap), LiveSignals)
     assert "depends on the samples beside" in desk.lines[-1]
+    assert desk.cache.asking_seconds == 0  # what is asked in vain is no asking for all runs
     with pytest.raises(ConfigError, match="depends on the samples beside it, so that it cannot"):
         Desk(tmp_path, mode=mode).source(Crowd(), None, tap)
     assert not list(tmp_path.glob("*.arrays"))
