@@ -30,7 +30,8 @@ from kdcore.experiment import (
 )
 from kdcore.models.tutorial import DeepNN, LightNN
 from kdcore.report import markdown_table
-from kdcore.report.table import difference_text, markdown_lines
+from kdcore.report.columns import difference_text
+from kdcore.report.table import markdown_lines
 from kdcore.sections import (
     AugmentConfig,
     CacheConfig,

@@ -16,6 +16,7 @@ from kdcore.files import make_folder, write_bytes
 from kdcore.fingerprint import digest_of
 from kdcore.job import MARKDOWN, RunResult
 from kdcore.joblist import Student, plan_of, record, students
+from kdcore.machine import threads_text
 from kdcore.models.build import code_of
 from kdcore.run import run_student
 from kdcore.teacher_runs import Teacher, run_teachers, teacher_rows
@@ -179,7 +180,7 @@ def describe(distiller: Distiller) -> list[str]:
 def data_line(context: RunContext) -> str:
     """Say in one line what data an experiment has, and where it runs."""
     data = context.data
-    device = f"{context.device.type}, {torch.get_num_threads()} threads"
+    device = f"{context.device.type}, {threads_text()}"
     return (
         f"{data.name}: {len(data.student)} training and {len(data.test)} test {data.things}"
         + (f", {len(data.validation)} for validation" if data.validation else "")

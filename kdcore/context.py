@@ -321,7 +321,8 @@ class RunContext:
         kind: Literal["teacher", "student"] = "teacher" if teacher else "student"
         every = {**shared, **facts}
         check_alike({name: each for name, each in every.items() if name not in ENVIRONMENT})
-        job = Job(kind, name, seed, here().agreed(every), self.out, machine_line(self.device))
+        facts, machine = here().agreed(every), machine_line(self.device)
+        job = Job(kind, name, seed, facts, self.out, machine, self.data.samples)
         if self.repeats is not None and not teacher:
             self._say_what_changed(self.repeats, job.facts)
         if self.resume is None or teacher:

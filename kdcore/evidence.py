@@ -139,16 +139,17 @@ def experiment_of(
     if table.methods:
         tree["candidates"] = candidates_for({}, ",".join(Catalog().usable()))
     override(tree, table.settings)
-    if table.images:
-        if images.root is None:
+    if table.images and not (short and images == Images(None, "digits")):
+        if images.root is None or images.name == "digits":
             raise ConfigError(
                 f"table {name!r} needs images: give their folder with --root DIR, and with --data "
-                "folder where they are image files in folders of classes"
+                "folder where they are image files in folders of classes; --short --data digits, "
+                "without --root, shows that it can be made"
             )
         digits = tree["data"]["name"] == "digits"
         tree["data"]["name"] = images.name or ("cifar10" if digits else tree["data"]["name"])
         tree["data"]["root"] = str(images.root)
-    elif images != Images():
+    elif not table.images and images != Images():
         raise ConfigError(f"table {name!r} is of handwritten digits: leave --root and --data out")
     if cache is not None:
         override(tree, [f"cache.mode={cache}"])
@@ -288,6 +289,11 @@ class Measured:
         except (AttributeError, KeyError, TypeError):
             raise UserError(f"{file} is no table that kdcore reproduce --save wrote") from None
 
+    @property
+    def samples(self) -> frozenset[str]:
+        """Hashes of the samples that its runs were trained and tested on; one of a sound table."""
+        return frozenset(each.samples for each in self.results if each.samples)
+
     def scores(self, row: str) -> dict[int, float]:
         """Return the score that counts of a row, by seed."""
         return {
@@ -301,12 +307,19 @@ def gain(over: tuple[Measured, str], of: tuple[Measured, str]) -> Summary:
     """Compare rows of two tables, paired by the seeds that both have.
 
     Raises:
-        UserError: they are of different images, or have no seed in common.
+        UserError: they are of different samples or it is not known of which, or have no seed in
+            common.
     """
-    images = [table.about[0].partition(";")[0] for table in (over[0], of[0])]
-    if images[0] != images[1]:
+    for table in (over[0], of[0]):
+        if len(table.samples) != 1:
+            raise UserError(
+                f"{table.name} does not say which samples it is of: make it again with kdcore "
+                "reproduce"
+            )
+    if over[0].samples != of[0].samples:
         raise UserError(
-            f"{over[0].name} and {of[0].name} are of different images: {images[0]}; {images[1]}"
+            f"{over[0].name} and {of[0].name} are of different samples, and no gain over one "
+            f"another: {over[0].about[0]}; {of[0].about[0]}"
         )
     base, own = over[0].scores(over[1]), of[0].scores(of[1])
     pairs = [(own[seed], base[seed]) for seed in own if seed in base]

@@ -5,8 +5,11 @@ done with it is decided in `distiller`.
 """
 
 import inspect
+import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pluggy
@@ -253,8 +256,21 @@ def _only(member: Member, hook: str, results: object) -> Any:
     return results[0] if results else None
 
 
+def _place(cls: type, error: BaseException) -> str:
+    """Say which line of a strategy's own files an exception went through last, where one did."""
+    own = [base.__module__ for base in cls.__mro__ if base is not Strategy]
+    files = {getattr(sys.modules.get(name), "__file__", None) for name in own}
+    passed = [
+        f" ({Path(frame.filename).name}, line {frame.lineno})"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename in files
+    ]
+    return passed[-1] if passed else ""
+
+
 def _failed(member: Member, hook: str, when: str, error: BaseException) -> KdcoreError:
     kind = "" if isinstance(error, KdcoreError) else f"{type(error).__name__}: "
-    message = f"{member}: {hook} failed {when}: {kind}{error}".split("\n")[0]
+    place = _place(type(member.strategy), error)
+    message = f"{member}: {hook} failed {when}{place}: {kind}{error}".split("\n")[0]
     # What the user can mend stays the user's; everything else is the strategy's.
     return type(error)(message) if isinstance(error, UserError) else StrategyError(message)

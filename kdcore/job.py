@@ -72,6 +72,8 @@ class RunResult:
             and of results that were saved before it was told apart from these.
         made: the day on which it was finished, nothing where that was not noted.
         machine: what it was finished on, in a line; nothing where that was not noted.
+        samples: hash of the samples that it was trained and tested on, as `PreparedData` has it;
+            nothing where that was not noted.
     """
 
     name: str
@@ -91,6 +93,7 @@ class RunResult:
     teacher_seconds: float = 0.0
     made: str = ""
     machine: str = ""
+    samples: str = ""
 
     @classmethod
     def of_history(
@@ -240,6 +243,7 @@ class Job:
         facts: everything that its result depends on, by name, as JSON has it.
         out: folder of all runs.
         machine: what it is done on, in a line.
+        samples: hash of the samples that it is trained and tested on.
         at: its own folder, where it is not named after its key.
     """
 
@@ -249,6 +253,7 @@ class Job:
     facts: Mapping[str, object]
     out: Path
     machine: str
+    samples: str
     at: Path | None = None
 
     @cached_property
@@ -374,6 +379,7 @@ class Job:
             teacher_seconds=seconds.teacher,
             made=date.today().isoformat(),
             machine=self.machine,
+            samples=self.samples,
         )
         proof = {"key": self.key, "weights": self._weights(), "facts": dict(self.facts)}
         write_json(self.folder / RESULT, {**asdict(result), **proof})

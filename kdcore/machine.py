@@ -30,6 +30,12 @@ def describe_machine() -> dict[str, object]:
     }
 
 
+def threads_text(count: int | None = None) -> str:
+    """Say how many threads compute, or how many some are."""
+    count = torch.get_num_threads() if count is None else count
+    return f"{count} thread" if count == 1 else f"{count} threads"
+
+
 def machine_line(device: torch.device) -> str:
     """Say in a line what computes: processor, cores, accelerator, versions."""
     here, facts = describe_machine(), machine_facts(device)
@@ -39,8 +45,9 @@ def machine_line(device: torch.device) -> str:
         if device.type == "cpu"
         else f"{facts['processor']}, beside {cores}"
     )
+    threads = threads_text(int(str(facts["threads"])))
     several = f" in each of {facts['processes']} processes" if "processes" in facts else ""
     return (
-        f"{computes}, {facts['threads']} threads{several}; Python {here['python']}, PyTorch "
+        f"{computes}, {threads}{several}; Python {here['python']}, PyTorch "
         f"{facts['torch']}, torchvision {facts['torchvision']}"
     )

@@ -21,12 +21,14 @@ class Summary:
             and of values that are all equal, which say nothing of how others would spread.
         p: the two-sided p-value of Student's t test that the true mean is zero; None where
             there is no interval.
+        count: how many values these are.
     """
 
     mean: float
     sd: float | None
     interval: tuple[float, float] | None
-    p: float | None = None
+    p: float | None
+    count: int
 
     @property
     def equal(self) -> bool:
@@ -50,17 +52,17 @@ def paired(pairs: Sequence[tuple[float, float]]) -> Summary:
 
 
 def _summary(values: Sequence[float], largest: float) -> Summary:
-    mean = statistics.fmean(values)
-    if len(values) < 2 or not math.isfinite(mean):
-        return Summary(mean, None, None)
+    mean, count = statistics.fmean(values), len(values)
+    if count < 2 or not math.isfinite(mean):
+        return Summary(mean, None, None, None, count)
     if max(values) - min(values) <= ROUNDING * largest:
-        return Summary(mean, 0.0, None)
+        return Summary(mean, 0.0, None, None, count)
     from scipy.stats import ttest_1samp
 
     sd = statistics.stdev(values)
     tested = ttest_1samp(values, 0.0)
     low, high = tested.confidence_interval(0.95)
-    return Summary(mean, sd, (float(low), float(high)), float(tested.pvalue))
+    return Summary(mean, sd, (float(low), float(high)), float(tested.pvalue), count)
 
 
 def holm(values: Sequence[float]) -> list[float]:

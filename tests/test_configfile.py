@@ -478,7 +478,11 @@ def test_the_experiment_lends_its_settings_to_the_names_that_are_chosen() -> Non
     tree = configfile.read_recipe("tutorial")
     chosen = configfile.candidates_for(tree, "fitnets,logits+other")
     assert chosen == [
-        {"label": "fitnets", "strategies": [{"name": "fitnets", "weight": 0.25}]},
+        {
+            "label": "fitnets",
+            "strategies": [{"name": "fitnets", "weight": 0.25}],
+            "task_weight": 0.75,
+        },
         {
             "label": "logits+other",
             "strategies": [

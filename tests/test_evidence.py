@@ -82,6 +82,16 @@ def test_tables_that_need_images_say_so_and_the_others_refuse_them() -> None:
         experiment_of("weak", Images())
 
 
+def test_in_short_handwritten_digits_do_for_every_table() -> None:
+    digits = Images(None, "digits")
+    assert experiment_of("second-pair", digits, short=True).data.name == "digits"
+    for refused in (digits, Images(Path("here"), "digits")):
+        with pytest.raises(ConfigError, match="--short --data digits, without --root"):
+            experiment_of("second-pair", refused)
+    with pytest.raises(ConfigError, match="needs images"):
+        experiment_of("second-pair", Images(Path("here"), "digits"), short=True)
+
+
 def test_the_images_are_cifars_where_nothing_else_is_said() -> None:
     assert experiment_of("strong", Images(Path("here"))).data.name == "cifar10"
     assert experiment_of("crd", Images(Path("here"))).data.name == "cifar100"
@@ -230,8 +240,9 @@ def test_something_else_is_no_table(tmp_path: Path) -> None:
             Measured.read(tmp_path / "other.json")
 
 
-def _measured(name: str, runs: list[RunResult]) -> Measured:
-    return Measured(name, "", "folder", ("images: 9; cpu",), 0, "", "", 0.0, tuple(runs))
+def _measured(name: str, runs: list[RunResult], samples: str = "some") -> Measured:
+    results = tuple(replace(each, samples=samples) for each in runs)
+    return Measured(name, "", "folder", ("images: 9; cpu",), 0, "", "", 0.0, results)
 
 
 def test_a_gain_over_another_table_is_paired_by_seed() -> None:
@@ -239,9 +250,14 @@ def test_a_gain_over_another_table_is_paired_by_seed() -> None:
     own = _measured("strong", _runs("distilled", [77.0, 76.0, 99.0], first=1))
     summary = gain((base, "student"), (own, "distilled"))
     assert summary.mean == ((77.0 - 69.0) + (76.0 - 70.0)) / 2
-    other = replace(own, about=("others: 9 images; cpu",))
-    with pytest.raises(UserError, match="are of different images"):
+    worded = replace(own, about=("the same, told in other words",))
+    assert gain((base, "student"), (worded, "distilled")) == summary
+    other = _measured("strong", list(own.results), "others")
+    with pytest.raises(UserError, match="are of different samples"):
         gain((base, "student"), (other, "distilled"))
+    unknown = _measured("strong", list(own.results), "")
+    with pytest.raises(UserError, match="strong does not say which samples it is of"):
+        gain((base, "student"), (unknown, "distilled"))
     with pytest.raises(UserError, match="have no seed in common"):
         gain((base, "student"), (own, "student"))
 

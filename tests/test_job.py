@@ -86,7 +86,7 @@ def test_what_is_no_number_is_never_chosen(metric: Metric) -> None:
 
 def test_asking_for_a_job_makes_no_folder_and_locking_or_beginning_it_does(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    asked, locked, begun = (Job("student", "a", seed, {}, out, "m") for seed in (1, 2, 3))
+    asked, locked, begun = (Job("student", "a", seed, {}, out, "m", "s") for seed in (1, 2, 3))
     assert (asked.finished(), asked.why_not()) == (None, None)
     asked.forget()
     assert not out.exists()
@@ -105,7 +105,7 @@ def test_a_job_whose_key_begins_alike_does_not_take_what_lies_in_its_folder(
 ) -> None:
     keys = {"one": "12345678a", "two": "12345678b"}
     monkeypatch.setattr("kdcore.job.fingerprint_of_facts", lambda facts: keys[facts["is"]])
-    one, two = (Job("student", "a", 1, {"is": each}, tmp_path, "m") for each in keys)
+    one, two = (Job("student", "a", 1, {"is": each}, tmp_path, "m", "s") for each in keys)
     assert one.folder == two.folder
     one.begin()
     one.finish(History(), Seconds(), None, (), {})

@@ -7,7 +7,7 @@ import torch
 
 from kdcore import machine
 from kdcore.fingerprint import machine_facts
-from kdcore.machine import describe_machine, machine_line
+from kdcore.machine import describe_machine, machine_line, threads_text
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,12 @@ def test_the_line_of_a_machine_has_its_threads_and_processes(
     cpu = torch.device("cpu")
     line = machine_line(cpu)
     assert f"{describe_machine()['cores']} cores of {describe_machine()['processor']}" in line
-    assert f"{torch.get_num_threads()} threads; " in line
+    assert f", {threads_text()}; " in line
     assert f"PyTorch {torch.__version__}" in line
     facts = {**machine_facts(cpu), "threads": 77}
     monkeypatch.setattr(machine, "machine_facts", lambda _: {**facts, "processes": 3})
     assert "77 threads in each of 3 processes; " in machine_line(cpu)
+
+
+def test_one_thread_is_no_threads() -> None:
+    assert [threads_text(count) for count in (1, 2)] == ["1 thread", "2 threads"]

@@ -67,6 +67,8 @@ class PreparedData:
         test: decides nothing.
         student_preprocess: how the student wants images; None where samples are no images.
         fingerprint: of what a student alone depends on: images, labels, split, sizes.
+        samples: hash of all training samples and of the test samples with their targets, however
+            many of the former are held out or have no label.
         workers: processes that make batches ahead.
         notes: what a user should know.
     """
@@ -80,6 +82,7 @@ class PreparedData:
     test: Source
     student_preprocess: Preprocess | None
     fingerprint: str
+    samples: str
     workers: int
     notes: tuple[str, ...]
 
@@ -162,10 +165,11 @@ def prepare_data(experiment: Experiment, device: torch.device) -> PreparedData:
         test,
         student,
         _fingerprint((few, held_out, loaded.test), f"{student}{views}"),
+        _fingerprint((loaded.test,), loaded.train.images.fingerprint()),
         workers,
         (
             *loaded.notes,
-            *_notes(few, train, student, teachers),
+            *_notes(experiment, few, train, student, teachers),
             describe_feed(pool.in_memory, pool.nbytes, pool.device, workers),
         ),
     )
@@ -187,8 +191,9 @@ def _prepare_named(experiment: Experiment) -> PreparedData:
         data.test,
         None,
         _fingerprint_named(data.code, data.student, data.validation, data.test),
+        _fingerprint_named(str(data.student.content), data.test),
         config.workers or 0,
-        tuple(_labels_note(len(data.student), seen, labelled, "samples")),
+        tuple(_labels_note(experiment, len(data.student), seen, labelled, "samples")),
     )
 
 
@@ -201,22 +206,34 @@ def _fingerprint_named(code: str, *sources: DatasetSource | None) -> str:
     return digest.hexdigest()
 
 
-def _labels_note(count: int, seen: int, labelled: int, things: str) -> list[str]:
+def _labels_note(
+    experiment: Experiment, count: int, seen: int, labelled: int, things: str
+) -> list[str]:
+    """Say what labels a student and a teacher see, where it is not all of them."""
     if seen == count:
         return []
-    return [
+    note = (
         f"{count} training {things}; the student sees {seen} labels, the others reach it "
-        f"through the teacher alone; a teacher that is trained here sees {labelled}"
-    ]
+        "through the teacher alone"
+    )
+    if not all(each.comes_trained for each in experiment.model_teachers.values()):
+        note += f"; a teacher that is trained here sees {labelled}"
+        if labelled == seen:
+            note += (
+                ", and has little to say of the others: one that knows the classes is given with "
+                "--teacher FILE (teacher.weights)"
+            )
+    return [note]
 
 
 def _notes(
+    experiment: Experiment,
     few: LabelledImages,
     train: LabelledImages,
     student: Preprocess,
     teachers: Mapping[str, Preprocess],
 ) -> list[str]:
-    notes = _labels_note(len(few), len(few.labelled), len(train.labelled), "images")
+    notes = _labels_note(experiment, len(few), len(few.labelled), len(train.labelled), "images")
     if any(each.size != student.size for each in teachers.values()):
         others = (
             f"{each.size} for {'the teacher' if name == TEACHER else title_of(name)}"

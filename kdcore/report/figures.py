@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kdcore.report.analysis import Agreement, Bin, mean_of
+from kdcore.report.columns import difference_text
 from kdcore.report.svg import SIGNS, WIDTH, Drawing, Scale, cut, number, tick_text, ticks
-from kdcore.report.table import difference_text
 from kdcore.statistics import Summary
 
 LINE = 17

@@ -13,6 +13,7 @@ from kdcore.report.analysis import (
     predictions,
     probabilities,
 )
+from kdcore.report.columns import NOTHING
 from kdcore.report.figures import matrix, parted
 from kdcore.report.html import (
     Section,
@@ -26,7 +27,6 @@ from kdcore.report.html import (
     table,
 )
 from kdcore.report.study import TEMPERATURES, RowStudy, Sample, Study
-from kdcore.report.table import NOTHING
 
 DRAWN_CLASSES = 30
 """Up to so many classes a confusion matrix is drawn; of more its largest entries are listed."""

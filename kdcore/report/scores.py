@@ -6,19 +6,12 @@ from typing import Any
 
 from kdcore.files import size_text
 from kdcore.job import best_on_validation
+from kdcore.report.columns import NOTHING, cost_columns, lay_out, mean_text, p_text, score_columns
 from kdcore.report.figures import COLOURS, Series, curves, differences, prices
 from kdcore.report.folder import shipment_of
 from kdcore.report.html import Section, details, figure, grid, paragraph, table, warning
 from kdcore.report.rows import Entry, Row, Sheet
-from kdcore.report.table import (
-    NOTHING,
-    caption,
-    cost_columns,
-    mean_text,
-    p_text,
-    score_columns,
-    time_notes,
-)
+from kdcore.report.table import caption, time_notes
 from kdcore.statistics import Summary
 from kdcore.tasks import Metric
 
@@ -138,7 +131,7 @@ def _results(sheet: Sheet) -> str:
             )
         parts.append(f'<div class="glance">{figure(drawing, "differences", told)}<div>{said}')
         parts.append((paragraph(text) if (text := chosen(sheet)) else "") + "</div></div>")
-    names, lines = score_columns(sheet)
+    names, lines = lay_out(score_columns(sheet), sheet)
     parts.append(table(names, lines, "Scores on the test samples"))
     about = caption(sheet)
     parts.append(paragraph(f"{about[:1].upper()}{about[1:]}.", "note"))
@@ -173,7 +166,7 @@ def _kind(row: Row, difference: Summary, metric: Metric) -> str:
 
 
 def _costs(sheet: Sheet) -> str:
-    names, lines = cost_columns(sheet)
+    names, lines = lay_out(cost_columns(), sheet)
     note = (
         "Multiply-accumulates of matrix products and convolutions, and the time of a forward pass "
         "(median, and what 95 of 100 passes keep to), of one sample in 32-bit numbers on the "

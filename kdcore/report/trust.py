@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from kdcore.report.analysis import DROWNS, drowning
+from kdcore.report.columns import NOTHING, mean_text
 from kdcore.report.figures import reliability, shares
 from kdcore.report.folder import Shares
 from kdcore.report.html import Section, details, figure, grid, paragraph, table, warning
 from kdcore.report.study import RowStudy, Study
-from kdcore.report.table import NOTHING, mean_text
 from kdcore.statistics import summarise
 
 FEWEST_MEASURED = 3

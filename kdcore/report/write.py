@@ -7,18 +7,13 @@ from pathlib import Path
 
 from kdcore.files import write_bytes, write_json
 from kdcore.job import MARKDOWN, ROWS, RunResult
+from kdcore.report.columns import cost_columns, lay_out, score_columns
 from kdcore.report.page import page
 from kdcore.report.rows import Sheet
 from kdcore.report.scores import CHOICE, cost_notes, mean_curve, priced, summary_lines
 from kdcore.report.settings import origin_lines
 from kdcore.report.study import Study
-from kdcore.report.table import (
-    cost_columns,
-    markdown_lines,
-    markdown_table,
-    markdown_text,
-    score_columns,
-)
+from kdcore.report.table import markdown_lines, markdown_table, markdown_text
 from kdcore.report.trust import (
     AGREEMENT,
     CALIBRATION,
@@ -72,8 +67,12 @@ def markdown(title: str, about: Sequence[str], sheet: Sheet, study: Study) -> st
     if priced(sheet):
         parts.append(f"![What each gain costs]({GAINS})")
     if any(row.first(row.best) for row in sheet.rows()):
-        parts += ["## Last and best weights", markdown_lines(*score_columns(sheet)), CHOICE]
-    parts += ["## Costs", markdown_lines(*cost_columns(sheet))]
+        parts += [
+            "## Last and best weights",
+            markdown_lines(*lay_out(score_columns(sheet), sheet)),
+            CHOICE,
+        ]
+    parts += ["## Costs", markdown_lines(*lay_out(cost_columns(), sheet))]
     if lines := calibration_lines(study):
         parts += ["## Calibration", markdown_lines(CALIBRATION, lines)]
     if lines := agreement_lines(study):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kdcore.card import KEYS, Card
 from kdcore.errors import ModelError, UserError
+from kdcore.machine import threads_text
 from kdcore.models.build import build_model
 from kdcore.sections import ModelConfig
 from kdcore.shipping.extras import check_onnx, without_logs
@@ -67,7 +68,7 @@ def open_onnx(path: Path) -> Opened:
         values = {name: tensor.numpy() for name, tensor in inputs.by_name().items()}
         return torch.from_numpy(session.run(None, values)[0])
 
-    return Opened(card, run, f"onnxruntime {onnxruntime.__version__}, {_threads()}")
+    return Opened(card, run, f"onnxruntime {onnxruntime.__version__}, {threads_text()}")
 
 
 def open_torch(path: Path) -> Opened:
@@ -137,12 +138,7 @@ def _known(card: Card | None, path: Path) -> Card:
 
 
 def _pytorch() -> str:
-    return f"PyTorch {torch.__version__}, {_threads()}"
-
-
-def _threads() -> str:
-    count = torch.get_num_threads()
-    return f"{count} thread" if count == 1 else f"{count} threads"
+    return f"PyTorch {torch.__version__}, {threads_text()}"
 
 
 def _first_line(error: Exception) -> str:

@@ -81,9 +81,15 @@ def run_check(check: Check, case: Case) -> CheckResult:
 
 
 def run_all(checks: Iterable[Check], case: Case) -> list[CheckResult]:
-    """Run several checks in their order, each once."""
-    known: dict[str, CheckResult] = {}
-    return [_run(check, case, known) for check in checks]
+    """Run several checks in their order, each once.
+
+    Returns:
+        What each found, and what those found that fail and were not asked for, but are needed.
+    """
+    asked, known = list(checks), dict[str, CheckResult]()
+    for check in asked:
+        _run(check, case, known)
+    return [each for each in known.values() if each.check in asked or each.failed]
 
 
 def _run(check: Check, case: Case, known: dict[str, CheckResult]) -> CheckResult:

@@ -29,17 +29,23 @@ def _drawings() -> list[Drawing]:
     return [
         curves([Series(LONG, points, "c0"), Series("b", points, "c1")], "t", "epoch", "score"),
         curves([Series("one point", flat, "c0")], "t", "epoch", "score"),
-        differences([(LONG, Summary(1.0, 0.5, (-1.0, 3.0)), "soft")], "points", ".2f"),
-        differences([("a", Summary(0.0, None, None), "soft")], "points", ".2f"),
+        differences([(LONG, Summary(1.0, 0.5, (-1.0, 3.0), None, 2), "soft")], "points", ".2f"),
+        differences([("a", Summary(0.0, None, None, None, 2), "soft")], "points", ".2f"),
         matrix(torch.tensor([[5, 1], [0, 90_000]]), ["cat", LONG], "t"),
         parted([(LONG, [half, half])]),
         reliability(LONG, 12.0, bins, bins),
         shares(LONG, [{"task": 0.4, "hint": 0.6}]),
         shares("a", [{"task": 0.4, "hint": 0.6}, {"task": 1.0}]),
         prices(
-            [(LONG, 24.0, Summary(1.0, 0.5, (-1.0, 3.0))), ("b", 1.0, Summary(2.0, 0, None))], "%"
+            [
+                (LONG, 24.0, Summary(1.0, 0.5, (-1.0, 3.0), None, 2)),
+                ("b", 1.0, Summary(2.0, 0, None, None, 2)),
+            ],
+            "%",
         ),
-        prices([(each, 1.0, Summary(0.0, None, None)) for each in "abcdefghijklmnopq"], "%"),
+        prices(
+            [(each, 1.0, Summary(0.0, None, None, None, 2)) for each in "abcdefghijklmnopq"], "%"
+        ),
     ]
 
 
@@ -85,7 +91,11 @@ def test_what_a_figure_shows_is_said_in_words_too() -> None:
 
 def test_gains_are_drawn_at_what_they_cost_beside_the_student_alone() -> None:
     drawing = prices(
-        [("a", 3.0, Summary(2.0, None, None)), ("b", 2.0, Summary(-1.0, None, None))], "%"
+        [
+            ("a", 3.0, Summary(2.0, None, None, None, 2)),
+            ("b", 2.0, Summary(-1.0, None, None, None, 2)),
+        ],
+        "%",
     )
     circles = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawing.svg("n"))
     alone, one, two = ((float(x), float(y)) for x, y in circles)

@@ -18,8 +18,9 @@ from kdcore.report import (
     terminal_table,
     write_report,
 )
+from kdcore.report.columns import cost_columns, lay_out, score_columns
 from kdcore.report.rows import Entry
-from kdcore.report.table import cost_columns, latex_text, score_columns
+from kdcore.report.table import latex_text
 from kdcore.tasks import ACCURACY, Metric
 from kdcore.values import Regression
 
@@ -184,14 +185,15 @@ def test_latex_says_a_backslash() -> None:
 def test_costs_are_beside_the_student_alone() -> None:
     costs = Costs(1_000, None, 0.5, 0.75, 2048)
     runs = [replace(each, costs=costs) for each in _two()]
-    names, lines = cost_columns(Sheet.of(runs))
+    names, lines = lay_out(cost_columns(), Sheet.of(runs))
     assert len(names) == len(lines[0])
     assert lines[1][1:6] == ("1,000", "–", "0.50", "0.75", "2.0 KiB")
     assert (lines[0][-1], lines[1][-1]) == ("1", "1.00")
 
 
 def test_both_last_and_best_weights_are_in_the_whole_table() -> None:
-    names, lines = score_columns(Sheet.of(_two()))
+    both = Sheet.of(_two())
+    names, lines = lay_out(score_columns(both), both)
     assert names[1:5] == (
         "accuracy (%)",
         "to student alone",
@@ -199,8 +201,8 @@ def test_both_last_and_best_weights_are_in_the_whole_table() -> None:
         "best weights: to student alone",
     )
     assert lines[0][3] == "90.00 ± 1.41"
-    without = score_columns(Sheet.of([_run("student", 1, 90)]))[0]
-    assert not any("best" in name for name in without)
+    without = score_columns(Sheet.of([_run("student", 1, 90)]))
+    assert not any("best" in column.heading for column in without)
 
 
 def test_html_in_a_name_is_no_html_in_markdown() -> None:
@@ -300,8 +302,22 @@ def test_the_table_says_what_asking_took_and_that_machines_differ() -> None:
     console = Console(record=True, width=500, file=io.StringIO())
     console.print(terminal_table(apart))
     assert "machine b [x]" in " ".join(console.export_text().split())
-    _, costs = cost_columns(Sheet.of(apart))
+    _, costs = lay_out(cost_columns(), Sheet.of(apart))
     assert [line[-1] for line in costs] == ["1", "–", "–"]
+
+
+def test_a_factor_of_fewer_pairs_than_the_gain_says_of_how_many() -> None:
+    runs = _three_seeds(a=[91.0, 92.1, 92.9])
+    moved = [
+        replace(each, machine="another" if each.name == "a" and each.seed == 2 else "one")
+        for each in runs
+    ]
+    _, costs = lay_out(cost_columns(), Sheet.of(moved))
+    assert costs[1][-1] == "1.00 (2 of 3 pairs)"
+    (line,) = [each for each in csv.DictReader(io.StringIO(csv_table(moved))) if each["row"] == "a"]
+    assert line["pairs of these"] == "2"
+    _, whole = lay_out(cost_columns(), Sheet.of(runs))
+    assert whole[1][-1] == "1.00"
 
 
 def test_a_teacher_is_no_test_among_the_candidates() -> None:

@@ -133,7 +133,17 @@ def test_nor_is_it_found_by_a_check_that_takes_long(
     strategy: type[kdcore.Strategy], expected: set[str]
 ) -> None:
     results = run_all([each for each in checks() if each.name in COSTLY], _case(strategy))
-    assert _failed(results).keys() == expected & COSTLY
+    assert _failed(results).keys() & COSTLY == expected & COSTLY
+
+
+def test_a_fault_that_keeps_the_only_check_from_running_is_told_with_it() -> None:
+    fault = next(strategy for strategy, found in FOUND if "hooks_are_as_specified" in found)
+    (check,) = [each for each in checks() if each.name == "loss_is_a_vector_or_a_scalar"]
+    needed, own = run_all([check], _case(fault))
+    assert (needed.name, needed.outcome) == ("hooks_are_as_specified", "failed")
+    assert (own.name, own.outcome) == (check.name, "skipped")
+    (alone,) = run_all([check], _case(broken.Sound))
+    assert alone.passed
 
 
 def test_a_control_passes_every_check_that_applies_to_it() -> None:
