@@ -18,6 +18,18 @@ class NotApplicableError(Exception):
     """Raised by a check that has nothing to look at in a strategy; the message says why."""
 
 
+def draws(differing: str) -> NotApplicableError:
+    """Say that a loss is not looked at since it draws, and how it can be.
+
+    Args:
+        differing: between what random numbers differ.
+    """
+    return NotApplicableError(
+        f"it draws random numbers, which differ from {differing}; if there is a setting with "
+        "which it leaves its generator alone, try it with that too (--set, or a test class)"
+    )
+
+
 @dataclass(frozen=True)
 class Check:
     """One thing that holds for every strategy.

@@ -11,7 +11,7 @@ from kdcore.errors import KdcoreError, StrategyError, TapError
 from kdcore.execution import Execution
 from kdcore.strategy import tap_settings
 from kdcore.testing.case import LABEL, Batch, Case, Trial
-from kdcore.testing.check import NotApplicableError
+from kdcore.testing.check import NotApplicableError, draws
 from kdcore.testing.models import SmallCNN, SmallTokens
 
 ROUNDING = 1e-3
@@ -70,7 +70,7 @@ def rows_follow_their_samples(case: Case) -> Iterator[str]:
         if all(value.ndim == 0 for value in before):
             raise NotApplicableError("its loss is a scalar, which relates the samples of a batch")
         if trial.onlooker.drew:
-            raise NotApplicableError("it draws random numbers, which differ from time to time")
+            raise draws("time to time")
         order = torch.arange(len(trial.batch().indices)).flip(0)
         trial.losses(Batch(*(part[order] for part in trial.batch())))
         after = trial.onlooker.values()

@@ -10,7 +10,7 @@ from torch import Tensor
 from kdcore.errors import StrategyError
 from kdcore.strategy import tap_settings
 from kdcore.testing.case import Batch, Case, Trial
-from kdcore.testing.check import NotApplicableError
+from kdcore.testing.check import NotApplicableError, draws
 
 
 def hooks_answer(case: Case) -> Iterator[str]:
@@ -177,7 +177,7 @@ def parts_add_up_to_the_batch(case: Case) -> Iterator[str]:
         if loss is None:
             raise NotApplicableError("its loss is a scalar, which relates the samples of a batch")
         if trial.onlooker.drew:
-            raise NotApplicableError("it draws random numbers, which differ from part to part")
+            raise draws("part to part")
         torch.autograd.backward(loss)
     whole = dict(trial.distiller.named_parameters())
     with Trial(case) as trial:

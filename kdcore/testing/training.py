@@ -13,7 +13,7 @@ from kdcore.losses import squared_error
 from kdcore.processes import Processes
 from kdcore.strategy import Strategy
 from kdcore.testing.case import LABEL, SAMPLES, Batch, Case, Trial
-from kdcore.testing.check import NotApplicableError
+from kdcore.testing.check import NotApplicableError, draws
 
 
 def teacher_is_untouched(case: Case) -> Iterator[str]:
@@ -94,7 +94,7 @@ def micro_batches_leave_the_same_memory(case: Case) -> Iterator[str]:
     parts, _ = _remembered(case, 2)
     different = [name for name in whole if not _near(whole[name], parts[name])]
     if different and drew:
-        raise NotApplicableError("it draws random numbers, which differ from part to part")
+        raise draws("part to part")
     for name in different:
         yield f"the memory {name!r} is another after two micro-batches than after the whole batch"
 
