@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +140,14 @@ def _generate() -> Any:
     return generate
 
 
+def _run(row: str, seed: int, score: float) -> RunResult:
+    scores = {"accuracy": score}
+    run = RunResult(row, seed, scores, 0.5, 60.0, (), None, None, "", (ACCURACY,))
+    return replace(run, samples="photos")
+
+
 def _table(name: str, row: str, scores: list[float], missing: int = 0) -> Measured:
-    runs = [
-        RunResult(row, 42 + n, {"accuracy": each}, 0.5, 60.0, (), None, None, "", (ACCURACY,))
-        for n, each in enumerate(scores)
-    ]
+    runs = [_run(row, 42 + place, each) for place, each in enumerate(scores)]
     about = ("photos: 9 images",)
     return Measured(name, "", "folder", about, missing, "2026-01-02", "here", 600, tuple(runs))
 
@@ -157,6 +161,15 @@ def test_a_page_has_what_was_saved_and_says_what_is_missing() -> None:
     assert "| distilled | 76.50 ± 0.71 |" in text
     assert "Not measured here yet; `kdcore reproduce crd --root DIR` makes it." in text
     assert "stale" not in text
+
+
+def test_what_gains_cost_is_drawn_of_tables_over_all_methods() -> None:
+    runs = [_run(row, seed, 60 + seed) for row in ("student", "a", "b") for seed in (1, 2)]
+    saved = {name: replace(_table(name, "a", []), results=tuple(runs)) for name in TABLES}
+    drawn = _generate().pictures(saved)
+    assert [file.name for file in drawn] == ["second-pair.png"]
+    assert all(png.startswith(b"\x89PNG") for png in drawn.values())
+    assert _generate().pictures({"second-pair": _table("second-pair", "a", [60.0])}) == {}
 
 
 def test_claims_are_paired_by_seed_where_both_tables_were_saved() -> None:

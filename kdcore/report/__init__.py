@@ -14,7 +14,7 @@ from kdcore.report.table import (
     print_table,
     terminal_table,
 )
-from kdcore.report.write import PAGE, as_json, curves, write_report
+from kdcore.report.write import PAGE, as_json, curves, gains, write_report
 
 __all__ = [
     "MARKDOWN",
@@ -26,6 +26,7 @@ __all__ = [
     "caption",
     "csv_table",
     "curves",
+    "gains",
     "gather",
     "latex_table",
     "markdown_table",
