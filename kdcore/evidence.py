@@ -71,6 +71,9 @@ TABLES: Mapping[str, Table] = MappingProxyType(
                 "train.optimizer=sgd",
                 "train.lr=0.1",
                 "train.weight_decay=5e-4",
+                "augment.crop=0",
+                "augment.flip=false",
+                "augment.views=none",
             ),
             methods=True,
         ),
@@ -83,6 +86,7 @@ SHORT = (
     "train.epochs=1",
     "train.batch_size=32",
     "train.schedule=constant",
+    "train.warmup_epochs=0",
     "data.limit=64",
 )
 """What makes a table in little time: the same steps, and numbers that say nothing."""
