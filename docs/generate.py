@@ -266,7 +266,11 @@ def with_tables(text: str, saved: Mapping[str, Measured]) -> str:
 
 def pictures(saved: Mapping[str, Measured]) -> dict[Path, bytes]:
     """Return what each gain costs, as PNG by its file, of the tables over all methods."""
-    drawn = {name: gains(table.results) for name, table in saved.items() if TABLES[name].methods}
+    drawn = {
+        name: gains(table.results)
+        for name, table in saved.items()
+        if name in TABLES and TABLES[name].methods
+    }
     return {PICTURES / f"{name}.png": png for name, png in drawn.items() if png is not None}
 
 

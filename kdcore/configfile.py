@@ -285,6 +285,7 @@ def candidates_for(tree: Tree, text: str) -> list[Tree]:
     for candidate in _tables(tree.get("candidates")):
         label = candidate.get("label") or joined_label(candidate.get("strategies"))
         weights[str(label)] = candidate.get("task_weight")
+        weights.setdefault(joined_label(candidate.get("strategies")), candidate.get("task_weight"))
         for entry in _tables(candidate.get("strategies")):
             name = _plain(str(entry.get("name")))
             typed = [_plain(each.strip()) for each in re.split("[,+]", text)]

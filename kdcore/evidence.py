@@ -71,6 +71,8 @@ TABLES: Mapping[str, Table] = MappingProxyType(
                 "train.optimizer=sgd",
                 "train.lr=0.1",
                 "train.weight_decay=5e-4",
+                "train.schedule=cosine",
+                "train.warmup_epochs=1",
                 "augment.crop=0",
                 "augment.flip=false",
                 "augment.views=none",
@@ -143,7 +145,9 @@ def experiment_of(
     if table.methods:
         tree["candidates"] = candidates_for({}, ",".join(Catalog().usable()))
     override(tree, table.settings)
-    if table.images and not (short and images == Images(None, "digits")):
+    if table.images and short and images == Images(None, "digits"):
+        tree["data"]["name"] = "digits"
+    elif table.images:
         if images.root is None or images.name == "digits":
             raise ConfigError(
                 f"table {name!r} needs images: give their folder with --root DIR, and with --data "
@@ -153,7 +157,7 @@ def experiment_of(
         digits = tree["data"]["name"] == "digits"
         tree["data"]["name"] = images.name or ("cifar10" if digits else tree["data"]["name"])
         tree["data"]["root"] = str(images.root)
-    elif not table.images and images != Images():
+    elif images != Images():
         raise ConfigError(f"table {name!r} is of handwritten digits: leave --root and --data out")
     if cache is not None:
         override(tree, [f"cache.mode={cache}"])
@@ -293,10 +297,12 @@ class Measured:
         except (AttributeError, KeyError, TypeError):
             raise UserError(f"{file} is no table that kdcore reproduce --save wrote") from None
 
-    @property
-    def samples(self) -> frozenset[str]:
-        """Hashes of the samples that its runs were trained and tested on; one of a sound table."""
-        return frozenset(each.samples for each in self.results if each.samples)
+    def samples(self, row: str) -> set[str]:
+        """Return the hashes of the samples that a row's runs were trained and tested on.
+
+        One where these are the same; empty text where one does not say.
+        """
+        return {each.samples for each in self.results if each.name == row}
 
     def scores(self, row: str) -> dict[int, float]:
         """Return the score that counts of a row, by seed."""
@@ -314,22 +320,23 @@ def gain(over: tuple[Measured, str], of: tuple[Measured, str]) -> Summary:
         UserError: they are of different samples or it is not known of which, or have no seed in
             common.
     """
-    for table in (over[0], of[0]):
-        if len(table.samples) != 1:
-            raise UserError(
-                f"{table.name} does not say which samples it is of: make it again with kdcore "
-                "reproduce"
-            )
-    if over[0].samples != of[0].samples:
-        raise UserError(
-            f"{over[0].name} and {of[0].name} are of different samples, and no gain over one "
-            f"another: {over[0].about[0]}; {of[0].about[0]}"
-        )
     base, own = over[0].scores(over[1]), of[0].scores(of[1])
     pairs = [(own[seed], base[seed]) for seed in own if seed in base]
     if not pairs:
         raise UserError(
             f"rows {over[1]} of {over[0].name} and {of[1]} of {of[0].name} have no seed in common"
+        )
+    samples = [table.samples(row) for table, row in (over, of)]
+    for (table, row), found in zip((over, of), samples, strict=True):
+        if len(found) != 1 or "" in found:
+            raise UserError(
+                f"{table.name} does not say which samples row {row} is of: make it again with "
+                "kdcore reproduce"
+            )
+    if samples[0] != samples[1]:
+        raise UserError(
+            f"{over[0].name} and {of[0].name} are of different samples, and no gain over one "
+            f"another: {over[0].about[0]}; {of[0].about[0]}"
         )
     return paired(pairs)
 

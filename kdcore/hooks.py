@@ -261,11 +261,13 @@ def _place(cls: type, error: BaseException) -> str:
     own = [base.__module__ for base in cls.__mro__ if base is not Strategy]
     files = {getattr(sys.modules.get(name), "__file__", None) for name in own}
     passed = [
-        f" ({Path(frame.filename).name}, line {frame.lineno})"
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename in files
+        frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files
     ]
-    return passed[-1] if passed else ""
+    if not passed:
+        return ""
+    file = Path(passed[-1].filename)
+    name = f"{file.parent.name}/{file.name}" if file.name == "__init__.py" else file.name
+    return f" ({name}, line {passed[-1].lineno})"
 
 
 def _failed(member: Member, hook: str, when: str, error: BaseException) -> KdcoreError:

@@ -67,8 +67,9 @@ class PreparedData:
         test: decides nothing.
         student_preprocess: how the student wants images; None where samples are no images.
         fingerprint: of what a student alone depends on: images, labels, split, sizes.
-        samples: hash of all training samples and of the test samples with their targets, however
-            many of the former are held out or have no label.
+        samples: hash of the training and test samples and their targets, before images are held
+            out or labels are taken away; of a callable's, of its parts as they are; empty where
+            its samples vary between readings.
         workers: processes that make batches ahead.
         notes: what a user should know.
     """
@@ -165,7 +166,7 @@ def prepare_data(experiment: Experiment, device: torch.device) -> PreparedData:
         test,
         student,
         _fingerprint((few, held_out, loaded.test), f"{student}{views}"),
-        _fingerprint((loaded.test,), loaded.train.images.fingerprint()),
+        _fingerprint((loaded.train, loaded.test), ""),
         workers,
         (
             *loaded.notes,
@@ -191,7 +192,7 @@ def _prepare_named(experiment: Experiment) -> PreparedData:
         data.test,
         None,
         _fingerprint_named(data.code, data.student, data.validation, data.test),
-        _fingerprint_named(str(data.student.content), data.test),
+        _samples_named(data.student, data.validation, data.test),
         config.workers or 0,
         tuple(_labels_note(experiment, len(data.student), seen, labelled, "samples")),
     )
@@ -206,6 +207,12 @@ def _fingerprint_named(code: str, *sources: DatasetSource | None) -> str:
     return digest.hexdigest()
 
 
+def _samples_named(*sources: DatasetSource | None) -> str:
+    if any(source is not None and source.content is None for source in sources):
+        return ""
+    return _fingerprint_named("", *sources)
+
+
 def _labels_note(
     experiment: Experiment, count: int, seen: int, labelled: int, things: str
 ) -> list[str]:
@@ -216,9 +223,9 @@ def _labels_note(
         f"{count} training {things}; the student sees {seen} labels, the others reach it "
         "through the teacher alone"
     )
-    if not all(each.comes_trained for each in experiment.model_teachers.values()):
+    if any(not each.comes_trained or each.fit for each in experiment.model_teachers.values()):
         note += f"; a teacher that is trained here sees {labelled}"
-        if labelled == seen:
+        if labelled < count / 2:
             note += (
                 ", and has little to say of the others: one that knows the classes is given with "
                 "--teacher FILE (teacher.weights)"

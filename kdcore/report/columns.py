@@ -200,7 +200,7 @@ def value_columns(sheet: Sheet) -> list[Column[Value]]:
         *_mean_and_sd("seconds", lambda row: row.seconds),
         Column("teacher seconds of all runs", lambda row: row.teacher_seconds),
         _of_summary("seconds relative to student alone", _timed, lambda each: each.mean),
-        _of_summary("pairs of these", _timed, lambda each: each.count),
+        _of_summary("pairs of these seconds", _timed, lambda each: each.count),
         _cost_value("parameters", lambda costs: costs.parameters),
         _cost_value("multiply-accumulates", lambda costs: costs.macs),
         _cost_value("latency ms", lambda costs: costs.latency_ms),

@@ -111,7 +111,8 @@ def curves(results: Sequence[RunResult] | Sheet) -> bytes:
 def gains(results: Sequence[RunResult] | Sheet) -> bytes | None:
     """Draw what each candidate gains over the student alone by what it costs, as a PNG.
 
-    To the right: seconds of training, those of the student alone on the same machine being 1.
+    To the right, on a logarithmic scale: seconds of training, those of the student alone on the
+    same machine being 1.
     Upwards: the paired difference in the score that counts, with its interval. What asking
     teachers once took is said below, and which candidates are left out, of another machine than
     their student alone. None where there are no two others.
@@ -125,17 +126,24 @@ def gains(results: Sequence[RunResult] | Sheet) -> bytes | None:
     figure = Figure(figsize=(7, 4.8), layout="constrained")
     axes = figure.subplots()
     axes.axhline(0, color="0.4", linewidth=1)
-    for title, cost, difference in points:
+    for place, (title, cost, difference) in enumerate(points, 1):
         low, high = difference.interval or (difference.mean, difference.mean)
         spread = [[difference.mean - low], [high - difference.mean]]
-        axes.errorbar(cost, difference.mean, yerr=spread, fmt="o", color="C0", elinewidth=0.8)
+        label = f"{place} {title}".replace("$", r"\$")
+        axes.errorbar(
+            cost, difference.mean, spread, fmt="o", color="C0", elinewidth=0.8, label=label
+        )
         axes.annotate(
-            title.replace("$", r"\$"),
+            str(place),
             (cost, difference.mean),
             xytext=(5, 3),
             textcoords="offset points",
             fontsize=8,
         )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, handlelength=0)
     axes.set_xlabel("\n".join(cost_notes(sheet)).replace("$", r"\$"))
     unit = " (points)" if metric.unit == "%" else f" ({metric.unit})" if metric.unit else ""
     axes.set_ylabel(f"{metric.name} over the student alone{unit}")

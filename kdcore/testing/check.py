@@ -96,12 +96,14 @@ def run_all(checks: Iterable[Check], case: Case) -> list[CheckResult]:
     """Run several checks in their order, each once.
 
     Returns:
-        What each found, and what those found that fail and were not asked for, but are needed.
+        First what those found that were not asked for, but are needed, and fail; then what each
+        found.
     """
     asked, known = list(checks), dict[str, CheckResult]()
     for check in asked:
         _run(check, case, known)
-    return [each for each in known.values() if each.check in asked or each.failed]
+    needed = [each for each in known.values() if each.failed and each.check not in asked]
+    return [*needed, *(known[check.name] for check in asked)]
 
 
 def _run(check: Check, case: Case, known: dict[str, CheckResult]) -> CheckResult:

@@ -315,7 +315,7 @@ def test_a_factor_of_fewer_pairs_than_the_gain_says_of_how_many() -> None:
     _, costs = lay_out(cost_columns(), Sheet.of(moved))
     assert costs[1][-1] == "1.00 (2 of 3 pairs)"
     (line,) = [each for each in csv.DictReader(io.StringIO(csv_table(moved))) if each["row"] == "a"]
-    assert line["pairs of these"] == "2"
+    assert line["pairs of these seconds"] == "2"
     _, whole = lay_out(cost_columns(), Sheet.of(runs))
     assert whole[1][-1] == "1.00"
 
