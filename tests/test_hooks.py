@@ -3,10 +3,12 @@
 Each trap of pluggy stands beside what pluggy does on its own.
 """
 
+import importlib
 import inspect
 import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -401,11 +403,29 @@ def test_an_exception_names_label_class_distribution_version_hook_and_when(
     hooks = HookCaller([_member(_with(hook, fail), "first"), _member(Method(), "second")])
     with pytest.raises(StrategyError) as caught:
         _call(hooks, hook)
+    where = f"test_hooks.py, line {fail.__code__.co_firstlineno + 1}"
     assert str(caught.value) == (
-        f"strategy 'first' (Wrong, kd-method 1.2): {hook} failed {when}: KeyError: 'hint'"
+        f"strategy 'first' (Wrong, kd-method 1.2): {hook} failed {when} ({where}): KeyError: 'hint'"
     )
     assert isinstance(caught.value.__cause__, KeyError)
     assert caught.value.exit_code == RunError.exit_code == 3
+
+
+def test_a_line_of_a_package_s_own_file_is_told_with_the_package_s_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "kd_elsewhere"
+    package.mkdir()
+    (package / "__init__.py").write_text("def fail(_):\n    raise KeyError('hint')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    fail = importlib.import_module("kd_elsewhere").fail
+    strategy = _with(LOSS, fail)
+    monkeypatch.setattr(type(strategy), "__module__", "kd_elsewhere")
+    with pytest.raises(StrategyError, match=r" \(kd_elsewhere/__init__\.py, line 2\): KeyError"):
+        _loss(HookCaller([_member(strategy)]))
+    monkeypatch.setattr(type(strategy), "__module__", "nowhere")
+    with pytest.raises(StrategyError, match="step 17: KeyError"):
+        _loss(HookCaller([_member(strategy)]))
 
 
 def test_pluggy_would_let_an_exception_pass_without_saying_whose_it_is() -> None:
@@ -435,7 +455,9 @@ def test_a_contract_that_is_broken_inside_a_hook_is_told_without_its_type() -> N
     def misread(_: object, student: Features) -> Tensor:
         return student["hint"]
 
-    with pytest.raises(StrategyError, match="step 17: unknown role 'hint'"):
+    with pytest.raises(
+        StrategyError, match=r"step 17 \(test_hooks\.py, line \d+\): unknown role 'hint'"
+    ):
         _loss(HookCaller([_member(_with(LOSS, misread))]))
 
 
