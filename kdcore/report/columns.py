@@ -115,15 +115,23 @@ def _chosen(rows: Sequence[Row]) -> bool:
     return any(row.first(row.best) for row in rows)
 
 
-def short_columns(sheet: Sheet) -> list[Column[str]]:
-    """Return the columns of the table that is shown first."""
-    rows, (first, others) = sheet.rows(), _metrics(sheet)
-    columns = [
+def _last_columns(
+    rows: Sequence[Row], first: Metric, others: Sequence[Metric]
+) -> list[Column[str]]:
+    return [
         TITLE,
         _LAST.score_column(first),
         _LAST.difference_column(first),
         *([CORRECTED] if with_p(rows) else []),
         *map(_LAST.score_column, others),
+    ]
+
+
+def short_columns(sheet: Sheet) -> list[Column[str]]:
+    """Return the columns of the table that is shown first."""
+    rows, (first, others) = sheet.rows(), _metrics(sheet)
+    columns = [
+        *_last_columns(rows, first, others),
         LOSS,
         Column("seconds", lambda row: mean_text(row.seconds, ".1f")),
     ]
@@ -136,13 +144,7 @@ def short_columns(sheet: Sheet) -> list[Column[str]]:
 def score_columns(sheet: Sheet) -> list[Column[str]]:
     """Return the columns of all scores, of the last weights and of the best."""
     rows, (first, others) = sheet.rows(), _metrics(sheet)
-    columns = [
-        TITLE,
-        _LAST.score_column(first),
-        _LAST.difference_column(first),
-        *([CORRECTED] if with_p(rows) else []),
-        *map(_LAST.score_column, others),
-    ]
+    columns = _last_columns(rows, first, others)
     if _chosen(rows):
         columns += [
             _CHOSEN.score_column(first, f"{BEST}{first.heading}"),
