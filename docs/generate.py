@@ -20,8 +20,9 @@ from pydantic import BaseModel
 
 from kdcore import Distiller, Setup, Strategy
 from kdcore.catalog import Catalog
+from kdcore.claims import CLAIMS, Claim, gain
 from kdcore.cli.main import app
-from kdcore.evidence import CLAIMS, TABLES, Claim, Measured, gain
+from kdcore.evidence import TABLES
 from kdcore.experiment import (
     CandidateConfig,
     ComparisonConfig,
@@ -29,6 +30,7 @@ from kdcore.experiment import (
     RunConfig,
     StageConfig,
 )
+from kdcore.measured import Measured
 from kdcore.models.tutorial import DeepNN, LightNN
 from kdcore.report import gains, markdown_table
 from kdcore.report.columns import difference_text

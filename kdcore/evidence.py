@@ -1,13 +1,12 @@
-"""The tables of the documentation: the comparison that makes each, and what came out of it.
+"""The tables of the documentation: the comparison that makes each.
 
-`kdcore reproduce` makes them and saves them as JSON, from which the pages are written.
+What came out of it is in `measured`, and what the pages claim of it in `claims`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from kdcore.catalog import Catalog
 from kdcore.configfile import (
@@ -18,15 +17,8 @@ from kdcore.configfile import (
     read_recipe,
     teacher_trainings,
 )
-from kdcore.errors import ConfigError, UserError, unknown
-from kdcore.experiment import ComparisonConfig, StageConfig
-from kdcore.files import read_json
-from kdcore.fingerprint import fingerprint_of_facts
-from kdcore.job import STUDENT, RunResult, machines_of
-from kdcore.joblist import Joined, plan_of
-from kdcore.resolved import entry_of
-from kdcore.selection import agreed_task_weight, select
-from kdcore.statistics import Summary, paired
+from kdcore.errors import ConfigError, unknown
+from kdcore.experiment import ComparisonConfig
 
 
 @dataclass(frozen=True)
@@ -145,20 +137,7 @@ def experiment_of(
     if table.methods:
         tree["candidates"] = candidates_for({}, ",".join(Catalog().usable()))
     override(tree, table.settings)
-    if table.images and short and images == Images(None, "digits"):
-        tree["data"]["name"] = "digits"
-    elif table.images:
-        if images.root is None or images.name == "digits":
-            raise ConfigError(
-                f"table {name!r} needs images: give their folder with --root DIR, and with --data "
-                "folder where they are image files in folders of classes; --short --data digits, "
-                "without --root, shows that it can be made"
-            )
-        digits = tree["data"]["name"] == "digits"
-        tree["data"]["name"] = images.name or ("cifar10" if digits else tree["data"]["name"])
-        tree["data"]["root"] = str(images.root)
-    elif images != Images():
-        raise ConfigError(f"table {name!r} is of handwritten digits: leave --root and --data out")
+    _take_from(images, tree["data"], name, short=short)
     if cache is not None:
         override(tree, [f"cache.mode={cache}"])
     if teacher is not None:
@@ -168,6 +147,30 @@ def experiment_of(
     return as_comparison(tree, f"table {name}")
 
 
+def _take_from(images: Images, data: Tree, name: str, *, short: bool) -> None:
+    """Write into a table's `[data]` where its images are.
+
+    Raises:
+        ConfigError: they are not where such a table has them.
+    """
+    if not TABLES[name].images:
+        if images != Images():
+            raise ConfigError(
+                f"table {name!r} is of handwritten digits: leave --root and --data out"
+            )
+    elif short and images == Images(None, "digits"):
+        data["name"] = "digits"
+    elif images.root is None or images.name == "digits":
+        raise ConfigError(
+            f"table {name!r} needs images: give their folder with --root DIR, and with --data "
+            "folder where they are image files in folders of classes; --short --data digits, "
+            "without --root, shows that it can be made"
+        )
+    else:
+        its_own = data["name"] if data["name"] != "digits" else "cifar10"
+        data.update(name=images.name or its_own, root=str(images.root))
+
+
 def _shorten(tree: Tree) -> None:
     override(tree, SHORT)
     tree["train"].pop("milestones", None)
@@ -175,211 +178,3 @@ def _shorten(tree: Tree) -> None:
         own["epochs"] = 1
     if "labels" in tree["data"]:
         tree["data"]["labels"] = SHORT_LABELS
-
-
-def record_of(name: str, config: ComparisonConfig, joined: Joined) -> dict[str, Any]:
-    """Return what came out of a table, as JSON has it: its runs, and where it was saved.
-
-    Args:
-        name: of the table.
-        config: the comparison.
-        joined: what there is of it.
-    """
-    bare = {"epochs": (), "best_epoch": None, "folder": "", "outcome": None}
-    return {
-        "table": name,
-        "settings": settings_digest(config),
-        "data": config.data.name,
-        "about": list(joined.about),
-        "missing": len(joined.missing),
-        "made": _days(joined.results),
-        "machine": ", and on ".join(machines_of(joined.results)),
-        "seconds": sum(_trained_once(joined.results)),
-        "runs": [
-            {**asdict(each), **bare, "origin": _placeless(each.origin)} for each in joined.results
-        ],
-    }
-
-
-def _placeless(origin: str) -> str:
-    """Return where a model's weights began, without the folder that a file of them is in."""
-    return Path(origin).name if Path(origin).is_absolute() else origin
-
-
-def _trained_once(results: Sequence[RunResult]) -> list[float]:
-    """Return the seconds of each training and the asking before it, a teacher of all seeds once."""
-    once = {(each.name, each.folder): each for each in results}
-    return [each.seconds + each.teacher_seconds for each in once.values()]
-
-
-def _days(results: Sequence[RunResult]) -> str:
-    """Return the day on which results were trained, or the first and the last."""
-    days = sorted({each.made for each in results if each.seconds and each.made})
-    return " to ".join(dict.fromkeys([days[0], days[-1]])) if days else "on a day not noted"
-
-
-PLACES: Mapping[str, Any] = MappingProxyType(
-    {
-        "data": {"root"},
-        "teacher": {"weights"},
-        "teachers": {"__all__": {"weights"}},
-        "cache": {"mode", "memory", "disk", "folder"},
-        "checkpoint": True,
-        "processes": True,
-        "log": True,
-        "export": True,
-    }
-)
-"""What no number of a table depends on: where images, weights and answers lie, when a training is
-saved, how long processes wait, and what is written beside."""
-
-
-def settings_digest(config: ComparisonConfig) -> str:
-    """Return the hash of all settings of a comparison, defaults and those of its methods included.
-
-    What is left out is in `PLACES`.
-    """
-    told = config.model_dump(mode="json", exclude={**PLACES, "candidates": True})
-    told["candidates"] = {
-        candidate.label: [_whole(config, stage) for stage in plan_of(config, candidate)]
-        for candidate in config.candidates
-    }
-    return fingerprint_of_facts(told)
-
-
-def _whole(config: ComparisonConfig, stage: StageConfig) -> dict[str, Any]:
-    """Return a stage as JSON has it, with the weights and settings of its methods written out."""
-    members = select(stage.strategies, tuple(config.teachers_by_name))
-    decided: dict[str, Any] = {"strategies": tuple(map(entry_of, members))}
-    if stage.task_weight is None:
-        decided["task_weight"] = agreed_task_weight(members)
-    return stage.model_copy(update=decided).model_dump(mode="json")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A table as it came out.
-
-    Attributes:
-        name: of the table.
-        settings: hash of the comparison's settings.
-        data: name of its data, as `[data]` has it.
-        about: what was compared.
-        missing: how many of its students were not trained.
-        made: the day of its trainings, or the first and the last.
-        machine: what they ran on, each machine once.
-        seconds: of all its trainings, asking teachers included.
-        results: its runs, without what each epoch came to.
-    """
-
-    name: str
-    settings: str
-    data: str
-    about: tuple[str, ...]
-    missing: int
-    made: str
-    machine: str
-    seconds: float
-    results: tuple[RunResult, ...]
-
-    @classmethod
-    def read(cls, file: Path) -> "Measured":
-        """Read a table that was saved.
-
-        Raises:
-            UserError: it is not there, or no table.
-        """
-        known = read_json(file)
-        try:
-            known["results"] = tuple(RunResult.of(each) for each in known.pop("runs"))
-            known["about"] = tuple(known["about"])
-            return cls(name=known.pop("table"), **known)
-        except (AttributeError, KeyError, TypeError):
-            raise UserError(f"{file} is no table that kdcore reproduce --save wrote") from None
-
-    def samples(self, row: str) -> set[str]:
-        """Return the hashes of the samples that a row's runs were trained and tested on.
-
-        One where these are the same; empty text where one does not say.
-        """
-        return {each.samples for each in self.results if each.name == row}
-
-    def scores(self, row: str) -> dict[int, float]:
-        """Return the score that counts of a row, by seed."""
-        return {
-            each.seed: each.scores[each.metric.name]
-            for each in self.results
-            if each.name == row and each.metric
-        }
-
-
-def gain(over: tuple[Measured, str], of: tuple[Measured, str]) -> Summary:
-    """Compare rows of two tables, paired by the seeds that both have.
-
-    Raises:
-        UserError: they are of different samples or it is not known of which, or have no seed in
-            common.
-    """
-    base, own = over[0].scores(over[1]), of[0].scores(of[1])
-    pairs = [(own[seed], base[seed]) for seed in own if seed in base]
-    if not pairs:
-        raise UserError(
-            f"rows {over[1]} of {over[0].name} and {of[1]} of {of[0].name} have no seed in common"
-        )
-    samples = [table.samples(row) for table, row in (over, of)]
-    for (table, row), found in zip((over, of), samples, strict=True):
-        if len(found) != 1 or "" in found:
-            raise UserError(
-                f"{table.name} does not say which samples row {row} is of: make it again with "
-                "kdcore reproduce"
-            )
-    if samples[0] != samples[1]:
-        raise UserError(
-            f"{over[0].name} and {of[0].name} are of different samples, and no gain over one "
-            f"another: {over[0].about[0]}; {of[0].about[0]}"
-        )
-    return paired(pairs)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A difference between rows of two tables that the documentation speaks of.
-
-    Attributes:
-        said: what it is.
-        over: table and row that is compared with.
-        of: table and row that is compared.
-    """
-
-    said: str
-    over: tuple[str, str]
-    of: tuple[str, str]
-
-
-DISTILLED = "distilled"
-"""What the recipes call the student that they are about."""
-
-CLAIMS = (
-    Claim(
-        "strong, 10 epochs, over the tutorial's student alone",
-        ("tutorial", STUDENT),
-        ("strong", DISTILLED),
-    ),
-    Claim("strong, 10 epochs, over its control", ("strong", STUDENT), ("strong", DISTILLED)),
-    Claim(
-        "strong, 30 epochs, over the tutorial's student alone",
-        ("tutorial", STUDENT),
-        ("strong-30", DISTILLED),
-    ),
-    Claim("strong, 30 epochs, over its control", ("strong-30", STUDENT), ("strong-30", DISTILLED)),
-    Claim(
-        "few-labels, 500 labels, over its control",
-        ("few-labels", STUDENT),
-        ("few-labels", DISTILLED),
-    ),
-    Claim(
-        "few-labels, 500 labels, over the student alone of strong, with all labels",
-        ("strong", STUDENT),
-        ("few-labels", DISTILLED),
-    ),
-)

@@ -53,6 +53,7 @@ def command(
     from kdcore import joblist, report
     from kdcore.comparison import COMPARISON
     from kdcore.files import write_json
+    from kdcore.measured import record_of
     from kdcore.session import Session
 
     folder = out or options.OUT / (f"{table}-short" if short else table)
@@ -63,7 +64,7 @@ def command(
         return
     description = (folder / COMPARISON).read_bytes()
     joined = joblist.join(folder, description, config)
-    record = evidence.record_of(table, config, joined)
+    record = record_of(table, config, joined)
     if save is not None:
         write_json(save, record)
     console = Console(highlight=False, emoji=False)

@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from kdcore.cli.main import run_command
-from kdcore.evidence import TABLES, Measured
+from kdcore.evidence import TABLES
+from kdcore.measured import Measured
 
 
 @pytest.fixture(scope="session")
