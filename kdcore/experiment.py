@@ -6,7 +6,7 @@ The sections' keys are in `sections`; reading and writing files in `configfile`.
 import json
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from kdcore.imports import FILE, placed
 from kdcore.sections import (
@@ -27,7 +27,7 @@ from kdcore.sections import (
 )
 from kdcore.teacher_sections import AnyTeacherConfig, TeacherConfig, check_all_teach, check_names
 from kdcore.teachers import TEACHER, title_of
-from kdcore.validation import describe_validation
+from kdcore.validation import Checked, describe_validation
 from kdcore.weights import Weight
 
 
@@ -37,10 +37,10 @@ class StudentConfig(ModelConfig):
     model: str = Field("lightnn", min_length=1, description=MODEL)
 
 
-class StrategyConfig(BaseModel):
+class StrategyConfig(Checked):
     """One entry of a list of strategies; the keys beside these four are the method's settings."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow")
 
     name: str = Field(min_length=1, description="name of an installed strategy")
     weight: Weight | None = Field(

@@ -5,11 +5,12 @@ How sections make an experiment is in `experiment`; what the keys do is where th
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kdcore.errors import unknown
+from kdcore.validation import Checked
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0)]
@@ -33,21 +34,8 @@ RANDOM = "random"
 Interpolation = Literal["bilinear", "bicubic"]
 
 
-class Section(BaseModel):
-    """A table of an experiment file: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, values: Any) -> Any:
-        for key, value in values.items() if isinstance(values, dict) else ():
-            field = cls.model_fields.get(key)
-            if isinstance(value, bool) and field and "bool" not in str(field.annotation):
-                raise ValueError(f"{key}: {str(value).lower()} is no value for it")
-        return values
+class Section(Checked):
+    """A table of an experiment file."""
 
     def _refuse(self, owner: str, wrong: bool, *keys: str) -> None:
         given = [key for key in keys if getattr(self, key) is not None]

@@ -11,7 +11,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     model_validator,
@@ -20,7 +19,7 @@ from pydantic import (
 from kdcore.errors import ConfigError, StrategyError
 from kdcore.hookspecs import HOOKS, PROJECT
 from kdcore.taps import TapAddress
-from kdcore.validation import describe_validation
+from kdcore.validation import Checked, describe_validation
 
 API_VERSION = 1
 """Version of the contract; it rises when a strategy that worked would stop working."""
@@ -62,15 +61,11 @@ def auto(kind: str) -> str:
     return str(TapAddress.parse(f"auto:{kind}"))
 
 
-class StrategySettings(BaseModel):
+class StrategySettings(Checked):
     """Base of a method's settings: unknown keys are refused, values are fixed and finite.
 
-    ``"auto"`` for a tap stands for the default of its field.
+    A truth value is no number. ``"auto"`` for a tap stands for the default of its field.
     """
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
-    )
 
     @model_validator(mode="before")
     @classmethod

@@ -4,9 +4,39 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from kdcore.errors import unknown
+
+
+class Checked(BaseModel):
+    """Base of what users write: unknown keys are errors, values are finite and do not change.
+
+    A truth value is no number, which pydantic by itself would take it for.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, values: Any) -> Any:
+        for key, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(value, bool) and field and not _admits(bool, field.annotation):
+                raise ValueError(f"{key}: {str(value).lower()} is no value for it")
+        return values
+
+
+def _admits(kind: type, annotation: object) -> bool:
+    """Return whether a kind's values are among those of an annotation, or of a type in it."""
+    return (
+        annotation in (kind, Any, object)
+        or isinstance(annotation, kind)  # a value of a Literal
+        or any(_admits(kind, each) for each in get_args(annotation))
+    )
+
 
 TRIED = re.compile(r"[a-z-]+\[(.*)\]")
 """What pydantic puts into a path where a value may have several types: the one that it tried."""

@@ -135,7 +135,7 @@ def test_differences_to_the_student_alone_are_paired_by_seed() -> None:
         _result("student", 2, 80.0),
         _result("logits", 2, 84.0),
     ]
-    student, logits = Sheet.of(runs).rows()
+    student, logits = Sheet.of(runs).rows
     assert student.difference is None
     assert logits.difference is not None
     assert logits.difference.mean == 3.0
@@ -146,4 +146,4 @@ def test_differences_to_the_student_alone_are_paired_by_seed() -> None:
 
 def test_a_teacher_that_came_trained_has_no_loss_in_the_table() -> None:
     given = replace(_result("teacher", 1, 97.0), loss=None)
-    assert Sheet.of([given, _result("student", 1, 90.0)]).rows()[0].loss is None
+    assert Sheet.of([given, _result("student", 1, 90.0)]).rows[0].loss is None

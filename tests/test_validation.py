@@ -1,11 +1,11 @@
 """Pydantic's reports as one line: which key, what was given, what would do."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kdcore.validation import describe_validation
+from kdcore.validation import Checked, describe_validation
 
 
 class Inner(BaseModel):
@@ -135,3 +135,22 @@ def test_an_integer_that_python_cannot_print_is_still_reported() -> None:
     with pytest.raises(ValueError, match="digits"):
         repr(10**5000)
     assert "inner.width: " in _line(depth=1, inner={"width": -(10**5000)})
+
+
+class Settings(Checked):
+    number: float = 1.0
+    whole: int | None = None
+    said: Literal["some", True] = "some"
+    several: tuple[bool, ...] | bool = ()
+    anything: Any = None
+
+
+@pytest.mark.parametrize("key", ["number", "whole"])
+def test_a_truth_value_is_no_number(key: str) -> None:
+    with pytest.raises(ValidationError, match=f"{key}: true is no value for it"):
+        Settings.model_validate({key: True})
+
+
+@pytest.mark.parametrize("key", ["said", "several", "anything"])
+def test_a_truth_value_is_taken_where_it_is_a_value(key: str) -> None:
+    assert getattr(Settings.model_validate({key: True}), key) is True

@@ -59,7 +59,7 @@ class Comparison:
     @property
     def rows(self) -> list[report.Row]:
         """What each row of the table comes to over all seeds, by its ``title``."""
-        return report.Sheet.of(self.results).rows()
+        return list(report.Sheet.of(self.results).rows)
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return the runs as a table of pandas: a row each.

@@ -36,9 +36,9 @@ class Column(Generic[Cell]):
     cell: Callable[[Row], Cell]
 
 
-def lay_out(columns: Sequence[Column[Cell]], sheet: Sheet) -> Laid[Cell]:
-    """Return what heads a sheet's columns, and its lines of cells, one a row."""
-    lines = [tuple(column.cell(row) for column in columns) for row in sheet.rows()]
+def lay_out(columns: Sequence[Column[Cell]], rows: Sequence[Row]) -> Laid[Cell]:
+    """Return what heads some columns, and their lines of cells, one a row."""
+    lines = [tuple(column.cell(row) for column in columns) for row in rows]
     return tuple(column.heading for column in columns), lines
 
 
@@ -129,7 +129,7 @@ def _last_columns(
 
 def short_columns(sheet: Sheet) -> list[Column[str]]:
     """Return the columns of the table that is shown first."""
-    rows, (first, others) = sheet.rows(), _metrics(sheet)
+    rows, (first, others) = sheet.rows, _metrics(sheet)
     columns = [
         *_last_columns(rows, first, others),
         LOSS,
@@ -143,7 +143,7 @@ def short_columns(sheet: Sheet) -> list[Column[str]]:
 
 def score_columns(sheet: Sheet) -> list[Column[str]]:
     """Return the columns of all scores, of the last weights and of the best."""
-    rows, (first, others) = sheet.rows(), _metrics(sheet)
+    rows, (first, others) = sheet.rows, _metrics(sheet)
     columns = _last_columns(rows, first, others)
     if _chosen(rows):
         columns += [
@@ -179,10 +179,8 @@ def _macs(costs: Costs) -> str:
 def _times(row: Row) -> str:
     if row.role == "alone":
         return "1"
-    text, timed, gain = mean_text(row.times, ".2f"), row.times, row.difference
-    if timed is None or gain is None or timed.count == gain.count:
-        return text
-    return f"{text} ({timed.count} of {gain.count} pairs)"
+    text = mean_text(row.times, ".2f")
+    return f"{text} ({row.timed})" if row.timed else text
 
 
 def value_columns(sheet: Sheet) -> list[Column[Value]]:

@@ -5,6 +5,7 @@ How rows are written is in `table`.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 from kdcore.costs import Costs
@@ -97,8 +98,9 @@ class Sheet:
         """Return the runs of a row."""
         return [entry for entry in self.entries if entry.title == title]
 
-    def rows(self) -> list["Row"]:
-        """Return what each row comes to, p-values corrected within each family of tests.
+    @cached_property
+    def rows(self) -> "tuple[Row, ...]":
+        """What each row comes to, p-values corrected within each family of tests.
 
         A family is what is held against one row of the student alone: of folders that were trained
         in other ways each is a comparison of its own.
@@ -116,7 +118,7 @@ class Sheet:
             for title, p in zip(family, holm(list(family.values())), strict=True)
         }
         found = [(row, *corrected.get(row.title, (None, 0))) for row in rows]
-        return [replace(row, p_holm=p, family=size) for row, p, size in found]
+        return tuple(replace(row, p_holm=p, family=size) for row, p, size in found)
 
     def _held_against(self, title: str) -> frozenset[str]:
         """Return the rows of the student alone that a row is paired with."""
@@ -232,6 +234,14 @@ class Row:
     def difference(self) -> Summary | None:
         """The difference in it to the student alone, paired by seed."""
         return self.first(self.differences)
+
+    @property
+    def timed(self) -> str:
+        """Of how many pairs `times` is, where the gain is of more; empty where of as many."""
+        times, gain = self.times, self.difference
+        if times is None or gain is None or times.count == gain.count:
+            return ""
+        return f"{times.count} of {gain.count} pairs"
 
     def first(self, of: Mapping[str, Summary | None]) -> Summary | None:
         """Return, of some scores, the one that counts; None where the task has none."""

@@ -41,7 +41,7 @@ def verdicts(sheet: Sheet) -> list[str]:
     if metric is None:
         return []
     found = []
-    for row in sheet.rows():
+    for row in sheet.rows:
         difference, p = row.first(row.differences), row.p_holm
         if row.role != "candidate" or difference is None:
             continue
@@ -79,9 +79,7 @@ def chosen(sheet: Sheet) -> str | None:
     """Say which row the validation split chooses, and how it does on the test samples."""
     metric = sheet.metric
     rows = {
-        row.title: row
-        for row in sheet.rows()
-        if row.validation is not None and row.role != "teacher"
+        row.title: row for row in sheet.rows if row.validation is not None and row.role != "teacher"
     }
     best = best_on_validation((entry.title, entry.result) for entry in sheet.entries)
     if metric is None or best is None or len(rows) < 2:
@@ -112,7 +110,7 @@ def sections(sheet: Sheet) -> list[Section]:
 
 def _results(sheet: Sheet) -> str:
     parts = [warning(text) for text in sheet.warnings]
-    metric, rows = sheet.metric, sheet.rows()
+    metric, rows = sheet.metric, sheet.rows
     candidates = [row for row in rows if row.role == "candidate"]
     known = [(row, each) for row in candidates if (each := row.first(row.differences))]
     if known and metric is not None:
@@ -131,7 +129,7 @@ def _results(sheet: Sheet) -> str:
             )
         parts.append(f'<div class="glance">{figure(drawing, "differences", told)}<div>{said}')
         parts.append((paragraph(text) if (text := chosen(sheet)) else "") + "</div></div>")
-    names, lines = lay_out(score_columns(sheet), sheet)
+    names, lines = lay_out(score_columns(sheet), sheet.rows)
     parts.append(table(names, lines, "Scores on the test samples"))
     about = caption(sheet)
     parts.append(paragraph(f"{about[:1].upper()}{about[1:]}.", "note"))
@@ -166,7 +164,7 @@ def _kind(row: Row, difference: Summary, metric: Metric) -> str:
 
 
 def _costs(sheet: Sheet) -> str:
-    names, lines = lay_out(cost_columns(), sheet)
+    names, lines = lay_out(cost_columns(), sheet.rows)
     note = (
         "Multiply-accumulates of matrix products and convolutions, and the time of a forward pass "
         "(median, and what 95 of 100 passes keep to), of one sample in 32-bit numbers on the "
@@ -192,9 +190,11 @@ def cost_notes(sheet: Sheet) -> list[str]:
     notes = ["seconds of training, × student alone"]
     if asked := sheet.teacher_seconds:
         notes.append(f"(asking teachers once for all runs took {asked:.1f} seconds more)")
-    rows = [row for row in sheet.rows() if row.role == "candidate" and row.first(row.differences)]
+    rows = [row for row in sheet.rows if row.role == "candidate" and row.first(row.differences)]
     if apart := [row.title for row in rows if row.times is None]:
         notes.append(f"left out, trained on another machine: {', '.join(apart)}")
+    if fewer := [f"{row.title} {row.timed}" for row in rows if row.timed]:
+        notes.append(f"seconds of fewer pairs than the gain: {', '.join(fewer)}")
     return notes
 
 
@@ -202,7 +202,7 @@ def priced(sheet: Sheet) -> list[tuple[str, float, Summary]]:
     """Return candidates with what they cost and gain; nothing where there are no two of them."""
     points = [
         (row.title, row.times.mean, difference)
-        for row in sheet.rows()
+        for row in sheet.rows
         if row.role == "candidate"
         and row.times is not None
         and (difference := row.first(row.differences)) is not None
@@ -308,7 +308,7 @@ def _learned(sheet: Sheet) -> str:
 
 def _series(sheet: Sheet, metric: Metric | None) -> list[tuple[Row, Series]]:
     found, used = [], 0
-    for row in sheet.rows():
+    for row in sheet.rows:
         # Losses of a student are compared with those of no teacher: they are of other terms.
         points = mean_curve(sheet.of_row(row.title), metric)
         if not points or (metric is None and row.role == "teacher"):

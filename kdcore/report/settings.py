@@ -26,7 +26,7 @@ def sections(sheet: Sheet) -> list[Section]:
 
 def origin_lines(sheet: Sheet) -> list[list[str]]:
     """Return the cells of the table of origins."""
-    return [[row.title, "; ".join(row.origins)] for row in sheet.rows()]
+    return [[row.title, "; ".join(row.origins)] for row in sheet.rows]
 
 
 def _origins(sheet: Sheet) -> str:

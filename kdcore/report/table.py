@@ -43,7 +43,7 @@ def caption(results: Sequence[RunResult] | Sheet) -> str:
     single = [title for title in sheet.titles if len(sheet.of_row(title)) == 1]
     if single:
         spread += f" (one run: {', '.join(single)})"
-    return spread + _tested(sheet.rows())
+    return spread + _tested(sheet.rows)
 
 
 def _tested(rows: Sequence[Row]) -> str:
@@ -88,7 +88,7 @@ def _whole_caption(sheet: Sheet) -> str:
 def terminal_table(results: Sequence[RunResult] | Sheet) -> Table:
     """Lay the table out for a terminal."""
     sheet = Sheet.of(results)
-    names, lines = lay_out(short_columns(sheet), sheet)
+    names, lines = lay_out(short_columns(sheet), sheet.rows)
     shown = Table(caption=escape(_whole_caption(sheet)), caption_justify="left", pad_edge=False)
     for heading in names:
         shown.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
@@ -112,7 +112,7 @@ def print_table(console: Console, results: Sequence[RunResult] | Sheet) -> None:
 def markdown_table(results: Sequence[RunResult] | Sheet) -> str:
     """Write the table as Markdown."""
     sheet = Sheet.of(results)
-    names, lines = lay_out(short_columns(sheet), sheet)
+    names, lines = lay_out(short_columns(sheet), sheet.rows)
     return "\n".join([markdown_lines(names, lines), "", f"{markdown_text(_whole_caption(sheet))}."])
 
 
@@ -141,7 +141,7 @@ SPREADSHEET = ("=", "+", "-", "@", "\t", "\r")
 def csv_table(results: Sequence[RunResult] | Sheet) -> str:
     """Write the whole table as comma-separated values, nothing where there is none."""
     sheet = Sheet.of(results)
-    names, lines = lay_out(value_columns(sheet), sheet)
+    names, lines = lay_out(value_columns(sheet), sheet.rows)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(names)
@@ -172,7 +172,7 @@ LATEX = {
 def latex_table(results: Sequence[RunResult] | Sheet) -> str:
     """Write the scores as a table of LaTeX with the rules of booktabs and a caption."""
     sheet = Sheet.of(results)
-    names, lines = lay_out(score_columns(sheet), sheet)
+    names, lines = lay_out(score_columns(sheet), sheet.rows)
     body = [_latex_line(names), r"\midrule", *map(_latex_line, lines)]
     return "\n".join(
         [

@@ -66,13 +66,13 @@ def markdown(title: str, about: Sequence[str], sheet: Sheet, study: Study) -> st
     parts.append(f"![{shown[:1].upper()}{shown[1:]} by epoch]({CURVES})")
     if priced(sheet):
         parts.append(f"![What each gain costs]({GAINS})")
-    if any(row.first(row.best) for row in sheet.rows()):
+    if any(row.first(row.best) for row in sheet.rows):
         parts += [
             "## Last and best weights",
-            markdown_lines(*lay_out(score_columns(sheet), sheet)),
+            markdown_lines(*lay_out(score_columns(sheet), sheet.rows)),
             CHOICE,
         ]
-    parts += ["## Costs", markdown_lines(*lay_out(cost_columns(), sheet))]
+    parts += ["## Costs", markdown_lines(*lay_out(cost_columns(), sheet.rows))]
     if lines := calibration_lines(study):
         parts += ["## Calibration", markdown_lines(CALIBRATION, lines)]
     if lines := agreement_lines(study):

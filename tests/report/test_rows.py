@@ -26,7 +26,7 @@ RUNS = [
 
 
 def test_scores_differences_and_times_are_paired_by_seed() -> None:
-    alone, own = Sheet.of(RUNS).rows()
+    alone, own = Sheet.of(RUNS).rows
     assert (alone.title, alone.role, own.title, own.role) == (
         "student alone",
         "alone",
@@ -47,21 +47,21 @@ def test_scores_differences_and_times_are_paired_by_seed() -> None:
 
 def test_seconds_of_two_machines_are_not_divided() -> None:
     elsewhere = [replace(each, machine="b" if each.seed == 2 else "a") for each in RUNS]
-    times = Sheet.of(elsewhere).rows()[1].times
+    times = Sheet.of(elsewhere).rows[1].times
     assert times is not None
     assert times.mean == 2.5  # both pairs are of one machine each
     mixed = [replace(each, machine="b" if each.seconds == 30 else "a") for each in RUNS]
-    times = Sheet.of(mixed).rows()[1].times
+    times = Sheet.of(mixed).rows[1].times
     assert times is not None
     assert times.mean == 2.0  # the second pair is left out
     apart = [replace(each, machine="a" if each.name == "student" else "") for each in RUNS]
-    assert Sheet.of(apart).rows()[1].times is None
+    assert Sheet.of(apart).rows[1].times is None
     assert Sheet.of(apart).machines == ["a", "a machine that was not noted"]
 
 
 def test_the_seconds_of_asking_are_added_up_and_beside_those_of_training() -> None:
     asked = [replace(each, teacher_seconds=500.0 if each.name == "a" else 0.0) for each in RUNS]
-    alone, own = Sheet.of(asked).rows()
+    alone, own = Sheet.of(asked).rows
     assert (alone.teacher_seconds, own.teacher_seconds) == (0.0, 1000.0)
     assert Sheet.of(asked).teacher_seconds == 1000.0
     assert own.times is not None
@@ -69,7 +69,7 @@ def test_the_seconds_of_asking_are_added_up_and_beside_those_of_training() -> No
 
 
 def test_the_best_weights_have_differences_of_their_own_and_a_score_on_validation() -> None:
-    own = Sheet.of(RUNS).rows()[1]
+    own = Sheet.of(RUNS).rows[1]
     best, difference = own.best["macro-F1"], own.best_differences["macro-F1"]
     assert best is not None
     assert difference is not None
@@ -79,7 +79,7 @@ def test_the_best_weights_have_differences_of_their_own_and_a_score_on_validatio
 
 
 def test_a_seed_without_the_student_alone_has_no_difference() -> None:
-    own = Sheet.of([*RUNS, _run("a", 3, 10, 10)]).rows()[1]
+    own = Sheet.of([*RUNS, _run("a", 3, 10, 10)]).rows[1]
     first = own.first(own.differences)
     assert first is not None
     assert first.mean == 2.0  # the third is left out
@@ -90,10 +90,10 @@ def test_a_seed_without_the_student_alone_has_no_difference() -> None:
 
 def test_runs_without_scores_costs_and_validation_have_rows() -> None:
     bare = RunResult("a", 1, {}, None, 0.0, (), None, None, "f", ())
-    (row,) = Sheet.of([bare]).rows()
+    (row,) = Sheet.of([bare]).rows
     assert (row.first(row.scores), row.costs, row.validation, row.loss) == (None,) * 4
     costs = Costs(1, None, 1.0, 2.0, 3)
-    assert Sheet.of([replace(bare, costs=costs)]).rows()[0].costs == costs
+    assert Sheet.of([replace(bare, costs=costs)]).rows[0].costs == costs
 
 
 def test_a_sheet_stays_itself_and_knows_its_metrics() -> None:

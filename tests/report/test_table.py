@@ -20,6 +20,7 @@ from kdcore.report import (
 )
 from kdcore.report.columns import cost_columns, lay_out, score_columns
 from kdcore.report.rows import Entry
+from kdcore.report.scores import cost_notes
 from kdcore.report.table import latex_text
 from kdcore.tasks import ACCURACY, Metric
 from kdcore.values import Regression
@@ -185,7 +186,7 @@ def test_latex_says_a_backslash() -> None:
 def test_costs_are_beside_the_student_alone() -> None:
     costs = Costs(1_000, None, 0.5, 0.75, 2048)
     runs = [replace(each, costs=costs) for each in _two()]
-    names, lines = lay_out(cost_columns(), Sheet.of(runs))
+    names, lines = lay_out(cost_columns(), Sheet.of(runs).rows)
     assert len(names) == len(lines[0])
     assert lines[1][1:6] == ("1,000", "–", "0.50", "0.75", "2.0 KiB")
     assert (lines[0][-1], lines[1][-1]) == ("1", "1.00")
@@ -193,7 +194,7 @@ def test_costs_are_beside_the_student_alone() -> None:
 
 def test_both_last_and_best_weights_are_in_the_whole_table() -> None:
     both = Sheet.of(_two())
-    names, lines = lay_out(score_columns(both), both)
+    names, lines = lay_out(score_columns(both), both.rows)
     assert names[1:5] == (
         "accuracy (%)",
         "to student alone",
@@ -217,8 +218,8 @@ def _three_seeds(**candidates: list[float]) -> list[RunResult]:
 
 def test_several_candidates_have_p_values_corrected_for_their_number() -> None:
     good, none = [91.0, 92.1, 92.9], [90.5, 90.5, 92.1]
-    alone = {row.title: row for row in Sheet.of(_three_seeds(good=good)).rows()}
-    both = {row.title: row for row in Sheet.of(_three_seeds(good=good, none=none)).rows()}
+    alone = {row.title: row for row in Sheet.of(_three_seeds(good=good)).rows}
+    both = {row.title: row for row in Sheet.of(_three_seeds(good=good, none=none)).rows}
     difference = alone["good"].first(alone["good"].differences)
     assert difference is not None
     assert difference.p is not None
@@ -252,10 +253,10 @@ def test_what_is_held_against_another_student_alone_is_a_family_of_its_own() -> 
     good, none, worse = [91.0, 92.1, 92.9], [90.5, 90.5, 92.1], [89.0, 90.2, 91.1]
     first = _family("x", range(3), good=good, none=none)
     second = _family("y", range(3), good=good, none=none, worse=worse)
-    apart = {row.title: row for row in Sheet((*first, *second)).rows()}
+    apart = {row.title: row for row in Sheet((*first, *second)).rows}
     assert [apart[f"good ({each})"].family for each in "xy"] == [2, 3]
     for entries in (first, second):  # as each of them comes out alone
-        for row in Sheet(tuple(entries)).rows():
+        for row in Sheet(tuple(entries)).rows:
             assert (apart[row.title].p_holm, apart[row.title].family) == (row.p_holm, row.family)
     p = apart["good (x)"].p_holm
     assert p is not None
@@ -269,7 +270,7 @@ def test_what_is_held_against_another_student_alone_is_a_family_of_its_own() -> 
         for e in second
         if e.role == "candidate"
     ]
-    together = {row.title: row for row in Sheet((*one, *shared)).rows()}
+    together = {row.title: row for row in Sheet((*one, *shared)).rows}
     assert together["good (x)"].family == 5
     assert together["good (x)"].p_holm != p
 
@@ -278,7 +279,7 @@ def test_two_folders_of_one_candidate_each_have_nothing_corrected() -> None:
     good = [91.0, 92.1, 92.9]
     sheet = Sheet((*_family("x", range(3), good=good), *_family("y", range(3), good=good)))
     assert "Holm" not in markdown_table(sheet)
-    rows = {row.title: row for row in sheet.rows()}
+    rows = {row.title: row for row in sheet.rows}
     difference = rows["good (x)"].first(rows["good (x)"].differences)
     assert difference is not None
     assert rows["good (x)"].p_holm == difference.p
@@ -302,7 +303,7 @@ def test_the_table_says_what_asking_took_and_that_machines_differ() -> None:
     console = Console(record=True, width=500, file=io.StringIO())
     console.print(terminal_table(apart))
     assert "machine b [x]" in " ".join(console.export_text().split())
-    _, costs = lay_out(cost_columns(), Sheet.of(apart))
+    _, costs = lay_out(cost_columns(), Sheet.of(apart).rows)
     assert [line[-1] for line in costs] == ["1", "–", "–"]
 
 
@@ -312,16 +313,20 @@ def test_a_factor_of_fewer_pairs_than_the_gain_says_of_how_many() -> None:
         replace(each, machine="another" if each.name == "a" and each.seed == 2 else "one")
         for each in runs
     ]
-    _, costs = lay_out(cost_columns(), Sheet.of(moved))
+    _, costs = lay_out(cost_columns(), Sheet.of(moved).rows)
     assert costs[1][-1] == "1.00 (2 of 3 pairs)"
+    assert cost_notes(Sheet.of(moved))[1:] == [
+        "seconds of fewer pairs than the gain: a 2 of 3 pairs"
+    ]
     (line,) = [each for each in csv.DictReader(io.StringIO(csv_table(moved))) if each["row"] == "a"]
     assert line["pairs of these seconds"] == "2"
-    _, whole = lay_out(cost_columns(), Sheet.of(runs))
+    _, whole = lay_out(cost_columns(), Sheet.of(runs).rows)
     assert whole[1][-1] == "1.00"
+    assert len(cost_notes(Sheet.of(runs))) == 1
 
 
 def test_a_teacher_is_no_test_among_the_candidates() -> None:
-    rows = Sheet.of(_three_seeds(teacher=[95.0, 96.1, 97.3], good=[91.0, 92.1, 92.9])).rows()
+    rows = Sheet.of(_three_seeds(teacher=[95.0, 96.1, 97.3], good=[91.0, 92.1, 92.9])).rows
     by_title = {row.title: row for row in rows}
     difference = by_title["good"].first(by_title["good"].differences)
     assert difference is not None
