@@ -1,6 +1,6 @@
 """Searching for an experiment's settings on its validation split, candidate by candidate.
 
-What can be searched for is in `space`, one try of it in `trials`. The test samples are never looked
+What is searched for is in `seeking`, one try of it in `trials`. The test samples are never looked
 at here.
 """
 
@@ -10,32 +10,23 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import torch
-from pydantic import ValidationError
-
 from kdcore import space
-from kdcore.automatic import find
 from kdcore.catalog import own_version
-from kdcore.comparison import rehearse
 from kdcore.context import RunContext
 from kdcore.errors import (
     ConfigError,
     Interrupted,
     KdcoreError,
     RunError,
-    TapError,
-    unknown,
 )
 from kdcore.experiment import CandidateConfig, ComparisonConfig, StageConfig
 from kdcore.files import locked, write_json
 from kdcore.fingerprint import fingerprint_of, fingerprint_of_facts, source_of
-from kdcore.hooks import Member
 from kdcore.job import STUDENT
 from kdcore.joblist import students
 from kdcore.models.build import code_of
-from kdcore.probe import trace
 from kdcore.randomness import derive_seed
-from kdcore.selection import select
+from kdcore.seeking import Range, Seeker, Sought
 from kdcore.space import Dimension, Value
 from kdcore.stages import through_stages
 from kdcore.tasks import Metric
@@ -56,44 +47,8 @@ from kdcore.trials import (
     suggested,
     told,
 )
-from kdcore.validation import describe_validation
 
 TRIALS = "tune.json"
-Range = tuple[float, float, bool]
-"""Lowest and highest value, and whether it is searched by the logarithm."""
-
-
-@dataclass(frozen=True)
-class Sought:
-    """A candidate whose settings are searched for.
-
-    Attributes:
-        label: of the candidate; ``"student"`` is the student alone.
-        plan: its stages as they are without a search.
-        dimensions: what is searched for.
-        fixed: what is not: path, value, and why.
-    """
-
-    label: str
-    plan: tuple[StageConfig, ...]
-    dimensions: tuple[Dimension, ...] = ()
-    fixed: tuple[tuple[str, Value, str], ...] = ()
-
-    def named(self, path: str) -> str:
-        """Return a path as users write it."""
-        if path == space.LR:
-            return "train.lr"
-        number, place, *key = path.split(".", 2)
-        stage = f".stages.{number}" if len(self.plan) > 1 else ""
-        if not key:
-            return f"candidates.{self.label}{stage}.{place}"
-        entry = self.plan[int(number)].strategies[int(place)]
-        return f"candidates.{self.label}{stage}.strategies.{entry.label or entry.name}.{key[0]}"
-
-    @property
-    def names(self) -> dict[str, str]:
-        """The paths of what is searched for, each with what users write."""
-        return {each.path: self.named(each.path) for each in self.dimensions}
 
 
 @dataclass(frozen=True)
@@ -197,134 +152,9 @@ class Search:
         self.metric: Metric = metric
         self._context, self._config, self._seeds = context, config, tuple(seeds)
         context.cache.say_lines_once()  # or each trial would
-        self._validation, self._lr = context.data.validation, config.train.lr
-        sought, maps = self._all(), self._maps()
-        sought = tuple(self._with_space(each, maps) for each in sought)
-        for named, range_ in (ranges or {}).items():
-            sought = self._narrowed(sought, named, range_)
-        self._sought = self._rehearsed(sought)
-
-    def _all(self) -> tuple[Sought, ...]:
-        """Return the candidates, of which nothing is searched for yet."""
-        config = self._config
-        first = [each for each in students(config) if each.seed == config.seeds[0]]
-        return tuple(Sought(each.name, tuple(each.plan)) for each in first)
-
-    def _maps(self) -> dict[str, tuple[str, ...]]:
-        """Return the stages of each model, to choose a map among beside the one that is usual."""
-        context, seed = self._context, self._seeds[0]
-        sample = context.data.student.batch(torch.arange(min(2, len(context.data.student))))
-        models = {STUDENT: (context.new_student(seed), sample.inputs)}
-        if self._config.teachers is None and TEACHER in self._config.model_teachers:
-            models[TEACHER] = (context.new_teacher(seed), sample.teacher_inputs)
-        found: dict[str, tuple[str, ...]] = {}
-        for where, (model, given) in models.items():
-            try:
-                ran = trace(model.to("cpu"), given, where)
-                usual, stages = find("feature_map", ran), find("stages", ran)
-            except TapError:
-                continue  # such a model has no maps to choose among
-            found[where] = tuple(str(tap) for tap in stages if tap not in usual)
-        return found
-
-    def _with_space(self, sought: Sought, maps: Mapping[str, Sequence[str]]) -> Sought:
-        """Return a candidate with what can be searched for, and what cannot."""
-        task = self._config.task.kind != "none"
-        stages = [(stage, self._members(stage)) for stage in sought.plan]
-        dimensions, fixed = [space.of_lr(self._lr)], list[tuple[str, Value, str]]()
-        for number, (stage, members) in enumerate(stages):
-            dimensions += space.of_stage(number, stage, members, maps, task=task)
-        found = [each.path for each in dimensions]
-        for number, (stage, members) in enumerate(stages):
-            fixed += space.left_out(number, stage, members, found)
-        return replace(sought, dimensions=tuple(dimensions), fixed=tuple(fixed))
-
-    def _members(self, stage: StageConfig) -> list[Member]:
-        """Return one member of each entry; one that learns from all teachers is several alike."""
-        names = tuple(self._config.teachers_by_name)
-        return [select([entry], names, self._context.catalog)[0] for entry in stage.strategies]
-
-    def _narrowed(
-        self, sought: tuple[Sought, ...], named: str, range_: Range
-    ) -> tuple[Sought, ...]:
-        """Give a dimension the range that a user wants: the learning rate everybody's.
-
-        Raises:
-            ConfigError: there is no such dimension, or the range is none of its.
-        """
-        known = [name for each in sought for name in each.names.values()]
-        if named not in known:
-            raise ConfigError(f"--search: {unknown('setting', named, known)}")
-        return tuple(
-            replace(
-                one,
-                dimensions=tuple(
-                    self._within(one, each, range_) if one.named(each.path) == named else each
-                    for each in one.dimensions
-                ),
-            )
-            for one in sought
-        )
-
-    def _within(self, sought: Sought, dimension: Dimension, range_: Range) -> Dimension:
-        """Return a dimension with another range, whose ends can be values.
-
-        Raises:
-            ConfigError: they cannot.
-        """
-        try:
-            dimension = dimension.within(*range_)
-            for end in (dimension.low, dimension.high):
-                assert end is not None
-                value = int(end) if dimension.whole else end
-                for stage in self._with(sought, {dimension.path: value}):
-                    self._members(stage)
-        except KdcoreError as error:
-            raise ConfigError(f"--search {sought.named(dimension.path)}: {error}") from None
-        return dimension
-
-    def _with(self, sought: Sought, values: Mapping[str, Value]) -> tuple[StageConfig, ...]:
-        """Return a candidate's stages with some values.
-
-        Raises:
-            ConfigError: it cannot have them.
-        """
-        try:
-            plan = space.with_values(sought.plan, values, self._lr)
-            for stage in plan:
-                self._config.stage_train(stage)
-        except ValidationError as error:
-            raise ConfigError(describe_validation(error, sought.label, StageConfig)) from None
-        return plan
-
-    def _rehearsed(self, sought: tuple[Sought, ...]) -> tuple[Sought, ...]:
-        """Set everything up once, so that a teacher says in one pass all that trials may ask.
-
-        A choice that a candidate cannot be set up with, such as a tap that does not fit its
-        method, is none.
-        """
-        seed = self._seeds[0]
-        models = self._context.new_teachers(seed)
-        tried = []
-        for one in sought:
-            rehearse(self._context, seed, models, self._with(one, {}))
-            kept = []
-            for each in one.dimensions:
-                choices = []
-                for choice in each.choices:
-                    try:
-                        if choice != each.default:
-                            plan = self._with(one, {each.path: choice})
-                            rehearse(self._context, seed, models, plan)
-                    except KdcoreError as error:
-                        named = one.named(each.path)
-                        self._context.note(f"left out: {named} = {choice}: {error}")
-                        continue
-                    choices.append(choice)
-                if len(choices) != 1:
-                    kept.append(replace(each, choices=tuple(choices)))
-            tried.append(replace(one, dimensions=tuple(kept)))
-        return tuple(tried)
+        self._validation = context.data.validation
+        self._seeker = Seeker(context, config, self._seeds[0])
+        self._sought = self._seeker.candidates(ranges or {})
 
     def describe(self) -> Iterator[str]:
         """Say what is searched for."""
@@ -454,7 +284,7 @@ class Search:
             "methods": [
                 source_of(type(member.strategy))
                 for stage in plan
-                for member in self._members(stage)
+                for member in self._seeker.members(stage)
             ],
             "space": [asdict(each) for each in sought.dimensions],
             "seeds": [config.seeds[0], *self._seeds],
@@ -486,7 +316,7 @@ class Search:
 
     def _tried(self, sought: Sought, values: Mapping[str, Value], trial: Tried) -> float:
         """Train a candidate with some values, on each tuning seed; return its mean score."""
-        plan, scores = self._with(sought, values), []
+        plan, scores = self._seeker.plan(sought, values), []
         for place, seed in enumerate(self._seeds):
             watch = Watch(self.metric, None if place else trial)
             self._train(sought.label, plan, seed, watch)

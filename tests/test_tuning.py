@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from kdcore import tuning
+from kdcore import seeking, tuning
 from kdcore.comparison import compare
 from kdcore.configfile import as_comparison, as_toml, override, read_file, read_recipe
 from kdcore.context import RunContext
@@ -27,8 +27,9 @@ from kdcore.evaluation import evaluate
 from kdcore.experiment import ComparisonConfig, StageConfig
 from kdcore.history import EpochRecord, History, Observer
 from kdcore.sections import TrainConfig
+from kdcore.seeking import Range
 from kdcore.trials import Trial, Watch, check_installed
-from kdcore.tuning import TRIALS, Range, Search, Tuned, best_of, tuning_seeds
+from kdcore.tuning import TRIALS, Search, Tuned, best_of, tuning_seeds
 from tests.extras import needed
 
 optuna = needed("optuna")
@@ -92,7 +93,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Scores], list[int]]:
         monkeypatch.setattr(tuning, "train", train)
         monkeypatch.setattr(tuning, "run_teachers", lambda *_: {})
         monkeypatch.setattr(RunContext, "distiller", _NoDistiller)
-        monkeypatch.setattr(tuning, "rehearse", lambda *_: [])
+        monkeypatch.setattr(seeking, "rehearse", lambda *_: [])
         return seeds
 
     return pretend
@@ -305,7 +306,7 @@ def test_a_choice_that_cannot_be_set_up_is_left_out(
     pretend(lambda config: [config.lr])
     before = choices(tmp_path)
     assert "features.1" in before
-    monkeypatch.setattr(tuning, "rehearse", rehearse)
+    monkeypatch.setattr(seeking, "rehearse", rehearse)
     assert choices(tmp_path) == tuple(each for each in before if each != "features.1")
 
 
