@@ -1,5 +1,6 @@
 """`kdcore report`: the report of comparisons and runs from what there is of them."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,13 @@ def command(
     latex_file: Annotated[
         Path | None, typer.Option("--latex", help="Also write the table here, for LaTeX.")
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL",
+            help="Also hold the other candidates against this one, not only the student alone.",
+        ),
+    ] = None,
     json_file: options.Json = None,
 ) -> None:
     """Put together what students came to, wherever they were trained; one table of all folders."""
@@ -44,16 +52,22 @@ def command(
 
     console = Console(highlight=False, emoji=False)
     found = report.gather(folders)
+    rivals = report.rivals(found.sheet, against) if against is not None else ()
     written = out or (folders[0] if len(folders) == 1 else None)
     if written is not None:
         report.write_report(make_folder(written), found.title, found.about, found.sheet)
     if json_file is not None:
-        write_json(json_file, report.as_json(found.sheet))
+        told = report.as_json(found.sheet)
+        if against is not None:
+            told["against"] = {"row": against, "rows": [asdict(each) for each in rivals]}
+        write_json(json_file, told)
     if csv_file is not None:
         write_bytes(csv_file, report.csv_table(found.sheet).encode())
     if latex_file is not None:
         write_bytes(latex_file, report.latex_table(found.sheet).encode())
     report.print_table(console, found.sheet)
+    if against is not None:
+        report.print_whole(console, report.rivals_table(rivals, against, found.sheet))
     for student in found.missing:
         console.print(
             f"missing: {student.name}, seed {student.seed} (--only {student.number})",

@@ -5,6 +5,7 @@
 
 from kdcore.job import MARKDOWN
 from kdcore.report.gather import gather
+from kdcore.report.rivals import rivals, rivals_table
 from kdcore.report.rows import Entry, Row, Sheet
 from kdcore.report.table import (
     caption,
@@ -12,6 +13,7 @@ from kdcore.report.table import (
     latex_table,
     markdown_table,
     print_table,
+    print_whole,
     terminal_table,
 )
 from kdcore.report.write import PAGE, as_json, curves, gains, write_report
@@ -31,6 +33,9 @@ __all__ = [
     "latex_table",
     "markdown_table",
     "print_table",
+    "print_whole",
+    "rivals",
+    "rivals_table",
     "terminal_table",
     "write_report",
 ]

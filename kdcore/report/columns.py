@@ -62,11 +62,11 @@ def difference_text(summary: Summary | None, form: str) -> str:
     return f"{text} ({low:+{form}} to {high:+{form}})"
 
 
-def p_text(row: Row) -> str:
-    """Write a row's corrected p-value."""
-    if row.p_holm is None:
+def p_value(p: float | None) -> str:
+    """Write a p-value, where there is one."""
+    if p is None:
         return NOTHING
-    return "< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def with_p(rows: Sequence[Row]) -> bool:
@@ -77,7 +77,7 @@ def with_p(rows: Sequence[Row]) -> bool:
 P_HOLM = "p (Holm)"
 BEST = "best weights: "
 TITLE = Column[str]("", lambda row: row.title)
-CORRECTED = Column[str](P_HOLM, p_text)
+CORRECTED = Column[str](P_HOLM, lambda row: p_value(row.p_holm))
 LOSS = Column[str]("training loss", lambda row: mean_text(row.loss, ".4f"))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from kdcore.files import size_text
 from kdcore.job import best_on_validation
-from kdcore.report.columns import NOTHING, cost_columns, lay_out, mean_text, p_text, score_columns
+from kdcore.report.columns import NOTHING, cost_columns, lay_out, mean_text, p_value, score_columns
 from kdcore.report.figures import COLOURS, Series, curves, differences, prices
 from kdcore.report.folder import shipment_of
 from kdcore.report.html import Section, details, figure, grid, paragraph, table, warning
@@ -56,7 +56,8 @@ def verdicts(sheet: Sheet) -> list[str]:
             continue
         low, high = difference.interval
         text += f" (95 % interval {low:+{metric.form}} to {high:+{metric.form}}"
-        text += f", p {p_text(row)} corrected for several candidates)" if row.family > 1 else ")"
+        corrected = f", p {p_value(row.p_holm)} corrected for several candidates"
+        text += f"{corrected if row.family > 1 else ''})"
         found.append(f"{text}: {_verdict(difference, p, metric)}.")
     return found
 

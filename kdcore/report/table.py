@@ -14,6 +14,7 @@ from rich.table import Table
 
 from kdcore.job import RunResult
 from kdcore.report.columns import (
+    Laid,
     Value,
     lay_out,
     score_columns,
@@ -88,8 +89,13 @@ def _whole_caption(sheet: Sheet) -> str:
 def terminal_table(results: Sequence[RunResult] | Sheet) -> Table:
     """Lay the table out for a terminal."""
     sheet = Sheet.of(results)
-    names, lines = lay_out(short_columns(sheet), sheet.rows)
-    shown = Table(caption=escape(_whole_caption(sheet)), caption_justify="left", pad_edge=False)
+    return for_terminal(lay_out(short_columns(sheet), sheet.rows), _whole_caption(sheet))
+
+
+def for_terminal(laid: Laid[str], told: str) -> Table:
+    """Lay headings and lines out for a terminal, with a caption, the first column to the left."""
+    names, lines = laid
+    shown = Table(caption=escape(told), caption_justify="left", pad_edge=False)
     for heading in names:
         shown.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
     for line in lines:
@@ -98,15 +104,19 @@ def terminal_table(results: Sequence[RunResult] | Sheet) -> Table:
 
 
 def print_table(console: Console, results: Sequence[RunResult] | Sheet) -> None:
-    """Print the table, in a file as wide as it is, and what a reader must know of it."""
+    """Print the table, and what a reader must know of it."""
     sheet = Sheet.of(results)
-    shown = terminal_table(sheet)
+    print_whole(console, terminal_table(sheet))
+    for warning in sheet.warnings:
+        console.print(warning, markup=False, soft_wrap=True)
+
+
+def print_whole(console: Console, shown: Table) -> None:
+    """Print a table, in a file as wide as it is."""
     if not console.is_terminal:
         unbounded = console.options.update(width=WIDEST)
         console.width = max(console.width, console.measure(shown, options=unbounded).maximum)
     console.print(shown)
-    for warning in sheet.warnings:
-        console.print(warning, markup=False, soft_wrap=True)
 
 
 def markdown_table(results: Sequence[RunResult] | Sheet) -> str:
