@@ -22,7 +22,6 @@ from kdcore import Distiller, Setup, Strategy
 from kdcore.catalog import Catalog
 from kdcore.claims import CLAIMS, Claim, gain
 from kdcore.cli.main import app
-from kdcore.evidence import TABLES
 from kdcore.experiment import (
     CandidateConfig,
     ComparisonConfig,
@@ -47,6 +46,7 @@ from kdcore.sections import (
     TrainConfig,
 )
 from kdcore.selection import load_strategy
+from kdcore.tables import TABLES
 from kdcore.teacher_sections import AverageConfig, EnsembleConfig, TeacherConfig
 from kdcore.weights import Moving
 

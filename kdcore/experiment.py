@@ -40,7 +40,7 @@ class StudentConfig(ModelConfig):
 class StrategyConfig(Checked):
     """One entry of a list of strategies; the keys beside these four are the method's settings."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow")  # which the method's own settings check
 
     name: str = Field(min_length=1, description="name of an installed strategy")
     weight: Weight | None = Field(

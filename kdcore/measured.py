@@ -3,20 +3,17 @@
 `kdcore reproduce` saves it as JSON, from which the pages are written.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from kdcore.errors import UserError
-from kdcore.experiment import ComparisonConfig, StageConfig
+from kdcore.experiment import ComparisonConfig
 from kdcore.files import read_json
-from kdcore.fingerprint import fingerprint_of_facts
 from kdcore.job import RunResult, machines_of
-from kdcore.joblist import Joined, plan_of
-from kdcore.resolved import entry_of
-from kdcore.selection import agreed_task_weight, select
+from kdcore.joblist import Joined
+from kdcore.tables import settings_digest
 
 
 def record_of(name: str, config: ComparisonConfig, joined: Joined) -> dict[str, Any]:
@@ -58,44 +55,6 @@ def _days(results: Sequence[RunResult]) -> str:
     """Return the day on which results were trained, or the first and the last."""
     days = sorted({each.made for each in results if each.seconds and each.made})
     return " to ".join(dict.fromkeys([days[0], days[-1]])) if days else "on a day not noted"
-
-
-PLACES: Mapping[str, Any] = MappingProxyType(
-    {
-        "data": {"root"},
-        "teacher": {"weights"},
-        "teachers": {"__all__": {"weights"}},
-        "cache": {"mode", "memory", "disk", "folder"},
-        "checkpoint": True,
-        "processes": True,
-        "log": True,
-        "export": True,
-    }
-)
-"""What no number of a table depends on: where images, weights and answers lie, when a training is
-saved, how long processes wait, and what is written beside."""
-
-
-def settings_digest(config: ComparisonConfig) -> str:
-    """Return the hash of all settings of a comparison, defaults and those of its methods included.
-
-    What is left out is in `PLACES`.
-    """
-    told = config.model_dump(mode="json", exclude={**PLACES, "candidates": True})
-    told["candidates"] = {
-        candidate.label: [_whole(config, stage) for stage in plan_of(config, candidate)]
-        for candidate in config.candidates
-    }
-    return fingerprint_of_facts(told)
-
-
-def _whole(config: ComparisonConfig, stage: StageConfig) -> dict[str, Any]:
-    """Return a stage as JSON has it, with the weights and settings of its methods written out."""
-    members = select(stage.strategies, tuple(config.teachers_by_name))
-    decided: dict[str, Any] = {"strategies": tuple(map(entry_of, members))}
-    if stage.task_weight is None:
-        decided["task_weight"] = agreed_task_weight(members)
-    return stage.model_copy(update=decided).model_dump(mode="json")
 
 
 @dataclass(frozen=True)

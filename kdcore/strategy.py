@@ -62,9 +62,9 @@ def auto(kind: str) -> str:
 
 
 class StrategySettings(Checked):
-    """Base of a method's settings: unknown keys are refused, values are fixed and finite.
+    """Base of a method's settings: ``"auto"`` for a tap stands for the default of its field.
 
-    A truth value is no number. ``"auto"`` for a tap stands for the default of its field.
+    Unknown keys are refused, values are fixed and finite, and a truth value is no number.
     """
 
     @model_validator(mode="before")

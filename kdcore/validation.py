@@ -2,39 +2,51 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from enum import Enum
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from kdcore.errors import unknown
 
 
 class Checked(BaseModel):
-    """Base of what users write: unknown keys are errors, values are finite and do not change.
+    """Base of what users write: values are finite and do not change, and keys are known.
 
-    A truth value is no number, which pydantic by itself would take it for.
+    A truth value is no number, alone or in a list, which pydantic by itself would take it for.
     """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
     )
 
-    @model_validator(mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, values: Any) -> Any:
-        for key, value in values.items() if isinstance(values, dict) else ():
-            field = cls.model_fields.get(key)
-            if isinstance(value, bool) and field and not _admits(bool, field.annotation):
-                raise ValueError(f"{key}: {str(value).lower()} is no value for it")
-        return values
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None  # it is a field's
+        found = _truth_in(value)
+        if found is not None and not _admits_truth(cls.model_fields[info.field_name].annotation):
+            raise ValueError(f"{str(found).lower()} is no value for it")
+        return value
 
 
-def _admits(kind: type, annotation: object) -> bool:
-    """Return whether a kind's values are among those of an annotation, or of a type in it."""
+def _truth_in(value: object) -> bool | None:
+    """Return a truth value that is given, or stands in a list that is."""
+    if isinstance(value, bool):
+        return value
+    items = value if isinstance(value, list | tuple) else ()
+    return next((found for each in items if (found := _truth_in(each)) is not None), None)
+
+
+def _admits_truth(annotation: object) -> bool:
+    """Return whether truth values are among those of a type, or of a type in it."""
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return any(isinstance(each.value, bool) for each in annotation)
+    inside = (*get_args(annotation), *filter(None, [getattr(annotation, "__value__", None)]))
     return (
-        annotation in (kind, Any, object)
-        or isinstance(annotation, kind)  # a value of a Literal
-        or any(_admits(kind, each) for each in get_args(annotation))
+        annotation in (bool, Any, object)
+        or isinstance(annotation, bool)  # of a Literal
+        or any(map(_admits_truth, inside))
     )
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from kdcore.claims import CLAIMS, gain
 from kdcore.errors import UserError
-from kdcore.evidence import Images, experiment_of
 from kdcore.job import RunResult
 from kdcore.measured import Measured
-from tests.tables import runs_of
+from kdcore.tables import Images, experiment_of
+from tests.documented import runs_of
 
 
 def _measured(name: str, runs: list[RunResult], samples: str = "some") -> Measured:

@@ -19,10 +19,10 @@ import kdcore.testing
 from kdcore.comparison import rehearse
 from kdcore.configfile import as_comparison, as_run
 from kdcore.context import RunContext
-from kdcore.evidence import TABLES, Images, experiment_of
 from kdcore.hookspecs import HOOKS, Hooks, hookimpl
 from kdcore.job import RunResult
-from kdcore.measured import Measured, settings_digest
+from kdcore.measured import Measured
+from kdcore.tables import TABLES, Images, experiment_of, settings_digest
 from kdcore.tasks import ACCURACY
 from kdcore.weights import Moving
 from tests.pages import (

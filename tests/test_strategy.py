@@ -110,6 +110,14 @@ def test_several_wrong_settings_are_told_in_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_truth_value_is_no_number_of_a_method() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Method(temperature=True, layers=[1, False])
+    assert str(caught.value) == (
+        "Method: temperature: true is no value for it; layers: false is no value for it"
+    )
+
+
 def test_settings_cannot_be_changed() -> None:
     method = Method()
     with pytest.raises(ValidationError, match="frozen"):

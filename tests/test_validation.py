@@ -1,9 +1,11 @@
 """Pydantic's reports as one line: which key, what was given, what would do."""
 
+from enum import Enum
 from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import TypeAliasType
 
 from kdcore.validation import Checked, describe_validation
 
@@ -137,20 +139,46 @@ def test_an_integer_that_python_cannot_print_is_still_reported() -> None:
     assert "inner.width: " in _line(depth=1, inner={"width": -(10**5000)})
 
 
+class Answer(Enum):
+    YES = True
+    UNSURE = "unsure"
+
+
+Perhaps = TypeAliasType("Perhaps", bool | Literal["auto"])
+
+
 class Settings(Checked):
     number: float = 1.0
     whole: int | None = None
+    listed: tuple[float, ...] = ()
+    nested: tuple[tuple[int, int], ...] = ()
     said: Literal["some", True] = "some"
     several: tuple[bool, ...] | bool = ()
     anything: Any = None
+    answer: Answer = Answer.UNSURE
+    perhaps: Perhaps = "auto"
+    named: float = Field(1.0, alias="lambda")
 
 
-@pytest.mark.parametrize("key", ["number", "whole"])
-def test_a_truth_value_is_no_number(key: str) -> None:
-    with pytest.raises(ValidationError, match=f"{key}: true is no value for it"):
-        Settings.model_validate({key: True})
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("number", True),
+        ("whole", True),
+        ("listed", [0.5, True]),
+        ("nested", [[1, 2], [3, True]]),
+        ("lambda", True),
+    ],
+)
+def test_a_truth_value_is_no_number(key: str, value: object) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate({key: value, "said": "other"})
+    line = describe_validation(caught.value, "file.toml", Settings)
+    assert f"{key}: true is no value for it" in line
+    assert "said: " in line  # what else is wrong is told too
 
 
-@pytest.mark.parametrize("key", ["said", "several", "anything"])
+@pytest.mark.parametrize("key", ["said", "several", "anything", "perhaps"])
 def test_a_truth_value_is_taken_where_it_is_a_value(key: str) -> None:
     assert getattr(Settings.model_validate({key: True}), key) is True
+    assert Settings.model_validate({"answer": True}).answer is Answer.YES

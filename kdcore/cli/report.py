@@ -52,22 +52,22 @@ def command(
 
     console = Console(highlight=False, emoji=False)
     found = report.gather(folders)
-    rivals = report.rivals(found.sheet, against) if against is not None else ()
+    rivals = None if against is None else report.Rivals.of(found.sheet, against)
     written = out or (folders[0] if len(folders) == 1 else None)
     if written is not None:
         report.write_report(make_folder(written), found.title, found.about, found.sheet)
     if json_file is not None:
         told = report.as_json(found.sheet)
-        if against is not None:
-            told["against"] = {"row": against, "rows": [asdict(each) for each in rivals]}
+        if rivals is not None:
+            told["against"] = asdict(rivals)
         write_json(json_file, told)
     if csv_file is not None:
         write_bytes(csv_file, report.csv_table(found.sheet).encode())
     if latex_file is not None:
         write_bytes(latex_file, report.latex_table(found.sheet).encode())
     report.print_table(console, found.sheet)
-    if against is not None:
-        report.print_whole(console, report.rivals_table(rivals, against, found.sheet))
+    if rivals is not None:
+        report.print_whole(console, rivals.for_terminal())
     for student in found.missing:
         console.print(
             f"missing: {student.name}, seed {student.seed} (--only {student.number})",

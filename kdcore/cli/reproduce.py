@@ -34,19 +34,17 @@ def command(
 
     What was finished before is kept: the same command continues.
     """
-    from kdcore import evidence
+    from kdcore import tables
 
     if table is None:
-        for name, each in evidence.TABLES.items():
+        for name, each in tables.TABLES.items():
             needs = "; needs --root" if each.images else ""
             changed = "".join(f", {key}" for key in each.settings)
             typer.echo(f"{name}: {each.title} (recipe {each.recipe}{changed}{needs})")
         return
     options.check_file("--save", save)
-    images = evidence.Images(root, data)
-    config = evidence.experiment_of(
-        table, images, short=short, cache=teacher_cache, teacher=teacher
-    )
+    images = tables.Images(root, data)
+    config = tables.experiment_of(table, images, short=short, cache=teacher_cache, teacher=teacher)
 
     from rich.console import Console
 

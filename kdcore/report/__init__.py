@@ -5,7 +5,7 @@
 
 from kdcore.job import MARKDOWN
 from kdcore.report.gather import gather
-from kdcore.report.rivals import rivals, rivals_table
+from kdcore.report.rivals import Rivals
 from kdcore.report.rows import Entry, Row, Sheet
 from kdcore.report.table import (
     caption,
@@ -22,6 +22,7 @@ __all__ = [
     "MARKDOWN",
     "PAGE",
     "Entry",
+    "Rivals",
     "Row",
     "Sheet",
     "as_json",
@@ -34,8 +35,6 @@ __all__ = [
     "markdown_table",
     "print_table",
     "print_whole",
-    "rivals",
-    "rivals_table",
     "terminal_table",
     "write_report",
 ]

@@ -179,8 +179,16 @@ def _macs(costs: Costs) -> str:
 def _times(row: Row) -> str:
     if row.role == "alone":
         return "1"
-    text = mean_text(row.times, ".2f")
-    return f"{text} ({row.timed})" if row.timed else text
+    text, of = mean_text(row.times, ".2f"), fewer_pairs(row)
+    return f"{text} ({of})" if of else text
+
+
+def fewer_pairs(row: Row) -> str:
+    """Write of how many pairs a row's factor of seconds is, where its gain is of more."""
+    times, gain = row.times, row.difference
+    if times is None or gain is None or times.count == gain.count:
+        return ""
+    return f"{times.count} of {gain.count} pairs"
 
 
 def value_columns(sheet: Sheet) -> list[Column[Value]]:
@@ -199,8 +207,8 @@ def value_columns(sheet: Sheet) -> list[Column[Value]]:
         *_mean_and_sd("training loss", lambda row: row.loss),
         *_mean_and_sd("seconds", lambda row: row.seconds),
         Column("teacher seconds of all runs", lambda row: row.teacher_seconds),
-        _of_summary("seconds relative to student alone", _timed, lambda each: each.mean),
-        _of_summary("pairs of these seconds", _timed, lambda each: each.count),
+        _of_summary("seconds relative to student alone", _factor, lambda each: each.mean),
+        _of_summary("pairs of these seconds", _factor, lambda each: each.count),
         _cost_value("parameters", lambda costs: costs.parameters),
         _cost_value("multiply-accumulates", lambda costs: costs.macs),
         _cost_value("latency ms", lambda costs: costs.latency_ms),
@@ -213,7 +221,7 @@ def value_columns(sheet: Sheet) -> list[Column[Value]]:
 Summarised = Callable[[Row], Summary | None]
 
 
-def _timed(row: Row) -> Summary | None:
+def _factor(row: Row) -> Summary | None:
     return row.times
 
 

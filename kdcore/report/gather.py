@@ -110,7 +110,7 @@ class _Run:
 
     @property
     def pairing(self) -> str:
-        """What it and its student alone have in common."""
+        """What runs have in common that are held against one another."""
         return json.dumps([self.facts.get(name) for name in PAIRED], sort_keys=True)
 
 
@@ -236,7 +236,12 @@ def _joined(places: Sequence[_Place]) -> Sheet:
             "images and do not compare; each row is held against a student alone of its own data."
         )
     titles = _titles(runs, apart=len(data) > 1)
-    entries = [Entry(r.result, titles[i], _alone(r, runs), r.place) for i, r in enumerate(runs)]
+    entries = [
+        Entry(
+            run.result, title, _alone(run, runs), run.place, run.pairing if run.facts else run.place
+        )
+        for run, title in zip(runs, titles, strict=True)
+    ]
     # The teachers of all first, then the students alone, in the order of the folders.
     order = {"teacher": 0, "alone": 1, "candidate": 2}
     entries.sort(key=lambda entry: order[entry.role])

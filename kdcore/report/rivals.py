@@ -1,7 +1,4 @@
-"""Candidates held against one of them instead of the student alone.
-
-Two runs are a pair where they are of one seed and held against the same run of the student alone.
-"""
+"""Candidates held against one of them instead of the student alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +7,9 @@ from rich.table import Table
 
 from kdcore.errors import UserError, unknown
 from kdcore.report.columns import P_HOLM, difference_text, p_value
-from kdcore.report.rows import Entry, Sheet
+from kdcore.report.rows import Entry, Sheet, last_score, of_pairs
 from kdcore.report.table import for_terminal
-from kdcore.statistics import Summary, holm, paired
+from kdcore.statistics import Summary, holm
 from kdcore.tasks import Metric
 
 
@@ -22,9 +19,9 @@ class Rival:
 
     Attributes:
         title: of its row.
-        difference: in the score that counts, to the other, paired by seed.
-        p_holm: its p-value, corrected by Holm for how many candidates are held against that one;
-            None where there is none.
+        difference: to the other, paired by seed.
+        p_holm: the p-value of the paired t test, corrected by Holm for how many candidates are
+            tested against the other; None where there is none.
     """
 
     title: str
@@ -32,60 +29,81 @@ class Rival:
     p_holm: float | None = None
 
 
-def rivals(sheet: Sheet, title: str) -> tuple[Rival, ...]:
-    """Hold all other candidates against one.
+@dataclass(frozen=True)
+class Rivals:
+    """How candidates stand to one of them.
 
-    Args:
-        sheet: the runs.
+    Attributes:
         title: of the one's row.
-
-    Raises:
-        UserError: there is no such candidate, no score, or no other that it makes pairs with.
+        metric: the score that they are compared by.
+        rows: the others.
     """
-    candidates = [row.title for row in sheet.rows if row.role == "candidate"]
-    if title not in candidates:
-        raise UserError(f"--against: {unknown('candidate', title, candidates)}")
-    metric = sheet.metric
-    if metric is None:
-        raise UserError("--against: the task has no score to compare by")
-    found = {}
-    for other in candidates:
-        pairs = _pairs(sheet.of_row(other), sheet.of_row(title), metric)
-        if other != title and pairs:
-            found[other] = paired(pairs)
-    if not found:
-        raise UserError(
-            f"--against {title}: no other candidate has a run of the same seed that is held "
-            "against the same student alone"
-        )
-    tested = {other: each.p for other, each in found.items() if each.p is not None}
-    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
-    return tuple(Rival(other, each, corrected.get(other)) for other, each in found.items())
+
+    title: str
+    metric: Metric
+    rows: tuple[Rival, ...]
+
+    @classmethod
+    def of(cls, sheet: Sheet, title: str) -> "Rivals":
+        """Hold all other candidates against one.
+
+        Args:
+            sheet: the runs.
+            title: of the one's row.
+
+        Raises:
+            UserError: there is no such candidate, no score, or no other that it makes pairs with.
+        """
+        candidates = [row.title for row in sheet.rows if row.role == "candidate"]
+        if title not in candidates:
+            raise UserError(f"--against: {unknown('candidate', title, candidates)}")
+        metric = sheet.metric
+        if metric is None:
+            raise UserError("--against: the task has no score to compare by")
+        base = sheet.of_row(title)
+        found = {
+            other: difference
+            for other in candidates
+            if other != title
+            and (difference := _difference(sheet.of_row(other), base, metric)) is not None
+        }
+        if not found:
+            raise UserError(
+                f"--against {title}: no other candidate has a run of the same seed that began and "
+                "was trained on the same data likewise"
+            )
+        tested = {other: each.p for other, each in found.items() if each.p is not None}
+        corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+        rows = (Rival(other, each, corrected.get(other)) for other, each in found.items())
+        return cls(title, metric, tuple(rows))
+
+    def for_terminal(self) -> Table:
+        """Lay the table out for a terminal."""
+        tested = sum(row.p_holm is not None for row in self.rows)
+        told = "difference paired by seed"
+        if any(row.difference.interval for row in self.rows):
+            told += " with 95 % interval"
+        if tested > 1:
+            told += f"; p of paired t tests, corrected by Holm over {tested} candidates"
+        elif tested:
+            told += "; p of the paired t test"
+        lines: list[tuple[str, ...]] = [
+            (
+                row.title,
+                difference_text(row.difference, self.metric.form),
+                str(row.difference.count),
+                p_value(row.p_holm),
+            )
+            for row in self.rows
+        ]
+        names = ("", f"{self.metric.heading}, to {self.title}", "pairs")
+        return for_terminal(((*names, P_HOLM if tested > 1 else "p"), lines), told)
 
 
-def _pairs(
-    own: Sequence[Entry], others: Sequence[Entry], metric: Metric
-) -> list[tuple[float, float]]:
-    return [
-        (one.result.scores[metric.name], other.result.scores[metric.name])
+def _difference(own: Sequence[Entry], base: Sequence[Entry], metric: Metric) -> Summary | None:
+    return of_pairs(
+        (last_score(one.result, metric.name), last_score(other.result, metric.name))
         for one in own
-        for other in others
-        if one.alone is not None
-        and one.alone is other.alone
-        and one.result.seed == other.result.seed
-    ]
-
-
-def rivals_table(found: Sequence[Rival], title: str, sheet: Sheet) -> Table:
-    """Lay out for a terminal how candidates stand to one."""
-    metric = sheet.metric
-    assert metric is not None  # or there were no differences
-    lines: list[tuple[str, ...]] = [
-        (each.title, difference_text(each.difference, metric.form), p_value(each.p_holm))
-        for each in found
-    ]
-    told = "paired by seed, with 95 % interval"
-    if len(found) > 1:
-        told += f"; p of paired t tests, corrected by Holm over {len(found)} candidates"
-    heading = P_HOLM if len(found) > 1 else "p"
-    return for_terminal((("", f"{metric.heading}, to {title}", heading), lines), told)
+        for other in base
+        if (one.pairing, one.result.seed) == (other.pairing, other.result.seed)
+    )

@@ -26,12 +26,14 @@ class Entry:
         title: of its row.
         alone: the run of the student alone that it is held against; None where there is none.
         place: the folder that it is reported from, where there are several.
+        pairing: what runs of one seed have in common that are held against one another.
     """
 
     result: RunResult
     title: str
     alone: RunResult | None = None
     place: str = ""
+    pairing: str = ""
 
     @property
     def role(self) -> Role:
@@ -197,7 +199,7 @@ class Row:
 
         def against(score: Callable[[RunResult, str], float | None]) -> dict[str, Summary | None]:
             return {
-                each.name: _paired(
+                each.name: of_pairs(
                     (score(run, each.name), score(alone, each.name)) for run, alone in pairs
                 )
                 for each in metrics
@@ -208,8 +210,8 @@ class Row:
             entries[0].title,
             entries[0].role,
             metrics,
-            over(_last),
-            against(_last),
+            over(last_score),
+            against(last_score),
             over(_best),
             against(_best),
             _over(run.validation_score for run in runs),
@@ -235,20 +237,13 @@ class Row:
         """The difference in it to the student alone, paired by seed."""
         return self.first(self.differences)
 
-    @property
-    def timed(self) -> str:
-        """Of how many pairs `times` is, where the gain is of more; empty where of as many."""
-        times, gain = self.times, self.difference
-        if times is None or gain is None or times.count == gain.count:
-            return ""
-        return f"{times.count} of {gain.count} pairs"
-
     def first(self, of: Mapping[str, Summary | None]) -> Summary | None:
         """Return, of some scores, the one that counts; None where the task has none."""
         return of[self.metrics[0].name] if self.metrics else None
 
 
-def _last(run: RunResult, name: str) -> float | None:
+def last_score(run: RunResult, name: str) -> float | None:
+    """Return a run's score of the last weights."""
     return run.scores.get(name)
 
 
@@ -256,7 +251,8 @@ def _best(run: RunResult, name: str) -> float | None:
     return run.best_scores.get(name) if run.best_scores else None
 
 
-def _paired(pairs: Iterable[tuple[float | None, float | None]]) -> Summary | None:
+def of_pairs(pairs: Iterable[tuple[float | None, float | None]]) -> Summary | None:
+    """Summarise the differences of pairs, of which those count that have two values."""
     known = [(own, base) for own, base in pairs if own is not None and base is not None]
     return paired(known) if known else None
 

@@ -6,7 +6,15 @@ from typing import Any
 
 from kdcore.files import size_text
 from kdcore.job import best_on_validation
-from kdcore.report.columns import NOTHING, cost_columns, lay_out, mean_text, p_value, score_columns
+from kdcore.report.columns import (
+    NOTHING,
+    cost_columns,
+    fewer_pairs,
+    lay_out,
+    mean_text,
+    p_value,
+    score_columns,
+)
 from kdcore.report.figures import COLOURS, Series, curves, differences, prices
 from kdcore.report.folder import shipment_of
 from kdcore.report.html import Section, details, figure, grid, paragraph, table, warning
@@ -194,7 +202,7 @@ def cost_notes(sheet: Sheet) -> list[str]:
     rows = [row for row in sheet.rows if row.role == "candidate" and row.first(row.differences)]
     if apart := [row.title for row in rows if row.times is None]:
         notes.append(f"left out, trained on another machine: {', '.join(apart)}")
-    if fewer := [f"{row.title} {row.timed}" for row in rows if row.timed]:
+    if fewer := [f"{row.title} ({pairs})" for row in rows if (pairs := fewer_pairs(row))]:
         notes.append(f"seconds of fewer pairs than the gain: {', '.join(fewer)}")
     return notes
 

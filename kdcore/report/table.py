@@ -97,7 +97,9 @@ def for_terminal(laid: Laid[str], told: str) -> Table:
     names, lines = laid
     shown = Table(caption=escape(told), caption_justify="left", pad_edge=False)
     for heading in names:
-        shown.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
+        shown.add_column(
+            escape(heading), justify="right" if heading else "left", no_wrap=not heading
+        )
     for line in lines:
         shown.add_row(*map(escape, line))
     return shown

@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 
 from kdcore.cli.main import run_command
-from kdcore.evidence import TABLES
 from kdcore.measured import Measured
+from kdcore.tables import TABLES
 
 
 @pytest.fixture(scope="session")

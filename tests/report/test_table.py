@@ -316,7 +316,7 @@ def test_a_factor_of_fewer_pairs_than_the_gain_says_of_how_many() -> None:
     _, costs = lay_out(cost_columns(), Sheet.of(moved).rows)
     assert costs[1][-1] == "1.00 (2 of 3 pairs)"
     assert cost_notes(Sheet.of(moved))[1:] == [
-        "seconds of fewer pairs than the gain: a 2 of 3 pairs"
+        "seconds of fewer pairs than the gain: a (2 of 3 pairs)"
     ]
     (line,) = [each for each in csv.DictReader(io.StringIO(csv_table(moved))) if each["row"] == "a"]
     assert line["pairs of these seconds"] == "2"

@@ -1,4 +1,4 @@
-"""The tables of the documentation: the comparison that makes each.
+"""The tables of the documentation: the comparison that makes each, and what it is known by.
 
 What came out of it is in `measured`, and what the pages claim of it in `claims`.
 """
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from kdcore.catalog import Catalog
 from kdcore.configfile import (
@@ -18,7 +19,11 @@ from kdcore.configfile import (
     teacher_trainings,
 )
 from kdcore.errors import ConfigError, unknown
-from kdcore.experiment import ComparisonConfig
+from kdcore.experiment import ComparisonConfig, StageConfig
+from kdcore.fingerprint import fingerprint_of_facts
+from kdcore.joblist import plan_of
+from kdcore.resolved import entry_of
+from kdcore.selection import agreed_task_weight, select
 
 
 @dataclass(frozen=True)
@@ -178,3 +183,41 @@ def _shorten(tree: Tree) -> None:
         own["epochs"] = 1
     if "labels" in tree["data"]:
         tree["data"]["labels"] = SHORT_LABELS
+
+
+PLACES: Mapping[str, Any] = MappingProxyType(
+    {
+        "data": {"root"},
+        "teacher": {"weights"},
+        "teachers": {"__all__": {"weights"}},
+        "cache": {"mode", "memory", "disk", "folder"},
+        "checkpoint": True,
+        "processes": True,
+        "log": True,
+        "export": True,
+    }
+)
+"""What no number of a table depends on: where images, weights and answers lie, when a training is
+saved, how long processes wait, and what is written beside."""
+
+
+def settings_digest(config: ComparisonConfig) -> str:
+    """Return the hash of all settings of a comparison, defaults and those of its methods included.
+
+    What is left out is in `PLACES`.
+    """
+    told = config.model_dump(mode="json", exclude={**PLACES, "candidates": True})
+    told["candidates"] = {
+        candidate.label: [_whole(config, stage) for stage in plan_of(config, candidate)]
+        for candidate in config.candidates
+    }
+    return fingerprint_of_facts(told)
+
+
+def _whole(config: ComparisonConfig, stage: StageConfig) -> dict[str, Any]:
+    """Return a stage as JSON has it, with the weights and settings of its methods written out."""
+    members = select(stage.strategies, tuple(config.teachers_by_name))
+    decided: dict[str, Any] = {"strategies": tuple(map(entry_of, members))}
+    if stage.task_weight is None:
+        decided["task_weight"] = agreed_task_weight(members)
+    return stage.model_copy(update=decided).model_dump(mode="json")
