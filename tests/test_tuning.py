@@ -20,11 +20,10 @@ from kdcore.errors import (
     ConfigError,
     NonFiniteLossError,
     RunError,
-    StrategyError,
     UserError,
 )
 from kdcore.evaluation import evaluate
-from kdcore.experiment import ComparisonConfig, StageConfig
+from kdcore.experiment import ComparisonConfig
 from kdcore.history import EpochRecord, History, Observer
 from kdcore.sections import TrainConfig
 from kdcore.seeking import Range
@@ -260,54 +259,6 @@ def test_a_range_narrows_one_setting_and_that_of_the_learning_rate_everybodys(
         if each.label == "logits":
             temperatures = [float(trial.values["0.0.temperature"]) for trial in each.trials]
             assert all(3.0 <= value <= 3.5 for value in temperatures)
-
-
-@pytest.mark.parametrize(
-    ("named", "range_", "says"),
-    [
-        ("candidates.logits.strategies.logits.temperatur", (1.0, 2.0, False), "did you mean"),
-        ("candidates.logits.strategies.logits.temperature", (-1.0, 2.0, False), "temperature"),
-        ("candidates.logits.strategies.logits.weight", (-1.0, 2.0, False), "weight"),
-        ("candidates.logits.task_weight", (-1.0, 2.0, False), "task_weight"),
-        ("candidates.fitnets.strategies.fitnets.teacher_tap", (1.0, 2.0, False), "it is one of"),
-        ("train.lr", (-1.0, 1.0, False), "lr"),
-        ("train.lr", (1.0, 0.1, True), "no range"),
-    ],
-)
-def test_a_range_of_nothing_or_beyond_the_bounds_is_refused(
-    tmp_path: Path, pretend: Pretend, named: str, range_: Range, says: str
-) -> None:
-    pretend(lambda config: [config.lr])
-    with pytest.raises(ConfigError, match=says) as raised:
-        _search(_config(), tmp_path, ranges={named: range_})
-    assert "--search" in str(raised.value)
-
-
-def test_a_choice_that_cannot_be_set_up_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pretend: Pretend
-) -> None:
-    def rehearse(*given: Any) -> list[str]:
-        plan: Sequence[StageConfig] = given[3]
-        for entry in plan[0].strategies:
-            if entry.settings.get("student_tap") == "features.1":
-                raise StrategyError("no such map")
-        return []
-
-    def choices(out: Path) -> tuple[Any, ...]:
-        (tap,) = [
-            each
-            for one in _search(_config(), out)._sought
-            if one.label == "fitnets"
-            for each in one.dimensions
-            if each.path == "0.0.student_tap"
-        ]
-        return tap.choices
-
-    pretend(lambda config: [config.lr])
-    before = choices(tmp_path)
-    assert "features.1" in before
-    monkeypatch.setattr(seeking, "rehearse", rehearse)
-    assert choices(tmp_path) == tuple(each for each in before if each != "features.1")
 
 
 # How trials end
