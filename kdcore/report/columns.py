@@ -55,11 +55,11 @@ def difference_text(summary: Summary | None, form: str) -> str:
     """Write a mean difference, with its interval, or why several have none."""
     if summary is None:
         return NOTHING
-    text = format(summary.mean, f"+{form}")
+    text = format(summary.mean, f"+z{form}")
     if summary.interval is None:
         return f"{text} ({EQUAL})" if summary.equal else text
     low, high = summary.interval
-    return f"{text} ({low:+{form}} to {high:+{form}})"
+    return f"{text} ({low:+z{form}} to {high:+z{form}})"
 
 
 def p_value(p: float | None) -> str:

@@ -128,7 +128,7 @@ def differences(rows: Sequence[tuple[str, Summary, str]], unit: str, form: str) 
         if each.interval is not None:
             drawing.line(x(each.interval[0]), y, x(each.interval[1]), y, f"whisker {kind}")
         drawing.circle(x(each.mean), y, 4.5, f"fill {kind}")
-        drawing.text(WIDTH, y + 4, format(each.mean, f"+{form}"), "value", "end")
+        drawing.text(WIDTH, y + 4, format(each.mean, f"+z{form}"), "value", "end")
     return drawing
 
 
@@ -143,7 +143,7 @@ def prices(points: Sequence[tuple[str, float, Summary]], unit: str) -> Drawing:
     costs = [1.0, *(cost for _, cost, _ in points)]
     pad = (max(bounds) - min(bounds)) * 0.06 or 1.0
     room = (max(costs) - min(costs)) * 0.06 or 0.1
-    told = "; ".join(f"{label} {cost:.2f} ×, {each.mean:+.2f}" for label, cost, each in points)
+    told = "; ".join(f"{label} {cost:.2f} ×, {each.mean:+z.2f}" for label, cost, each in points)
     height = 240
     drawing = Drawing(height, "What each gain costs", f"{unit} by seconds of training: {told}.")
     y_ticks = ticks(min(bounds) - pad, max(bounds) + pad)

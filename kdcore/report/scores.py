@@ -54,7 +54,7 @@ def verdicts(sheet: Sheet) -> list[str]:
         if row.role != "candidate" or difference is None:
             continue
         unit = " points" if metric.unit == "%" else ""
-        text = f"{row.title}: {difference.mean:+{metric.form}}{unit} {metric.name}"
+        text = f"{row.title}: {difference.mean:+z{metric.form}}{unit} {metric.name}"
         if difference.interval is None:
             found.append(
                 f"{text} in one pair of runs, which says little about the next."
@@ -63,7 +63,7 @@ def verdicts(sheet: Sheet) -> list[str]:
             )
             continue
         low, high = difference.interval
-        text += f" (95 % interval {low:+{metric.form}} to {high:+{metric.form}}"
+        text += f" (95 % interval {low:+z{metric.form}} to {high:+z{metric.form}}"
         corrected = f", p {p_value(row.p_holm)} corrected for several candidates"
         text += f"{corrected if row.family > 1 else ''})"
         found.append(f"{text}: {_verdict(difference, p, metric)}.")

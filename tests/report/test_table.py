@@ -71,6 +71,12 @@ def test_differences_that_are_all_equal_are_said_to_have_no_interval() -> None:
     assert "+0.00 (equal, no interval)" in latex_table(_equal())
 
 
+def test_a_difference_that_rounds_to_nothing_is_not_below_it() -> None:
+    text = markdown_table(_three_seeds(a=[89.999, 91.002, 91.998]))
+    assert format(-1e-3, "+.2f") == "-0.00"  # what a difference of a thousandth would be
+    assert "| +0.00 (-0.01 to +0.00) |" in text
+
+
 def test_rows_of_one_run_each_have_no_mean_over_seeds() -> None:
     runs = [_run("student", 1, 90), _run("logits", 2, 96)]
     assert "one run a row, of seeds 1, 2" in markdown_table(runs)
