@@ -10,6 +10,7 @@ what each gain costs.
 
 import json
 import re
+import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,10 @@ from kdcore.measured import Measured
 from kdcore.models.tutorial import DeepNN, LightNN
 from kdcore.report import gains, markdown_table
 from kdcore.report.columns import difference_text
+from kdcore.report.rows import TITLES
 from kdcore.report.table import markdown_lines
 from kdcore.sections import (
+    RANDOM,
     AugmentConfig,
     CacheConfig,
     CheckpointConfig,
@@ -224,7 +227,8 @@ def block(name: str, saved: Mapping[str, Measured]) -> str:
     images = " --root DIR" if TABLES[name].images else ""
     if found is not None and found.data == "folder":
         images = f" --data folder{images}"
-    command = f"`kdcore reproduce {name}{images}`"
+    teacher = " --teacher FILE" if found is not None and _given(found) else ""
+    command = f"`kdcore reproduce {name}{images}{teacher}`"
     if found is None:
         return f"Not measured here yet; {command} makes it."
     missing = f" {found.missing} of its students were not trained." if found.missing else ""
@@ -235,19 +239,41 @@ def block(name: str, saved: Mapping[str, Measured]) -> str:
     )
 
 
+def _given(table: Measured) -> bool:
+    """Return whether a table's teacher came from a file."""
+    return any(each.role == "teacher" and each.origin != RANDOM for each in table.results)
+
+
 def claims(saved: Mapping[str, Measured]) -> str:
-    """Return the differences that the documentation speaks of, paired by seed, where measured."""
-    lines = [line for claim in CLAIMS if (line := _claimed(claim, saved)) is not None]
-    return markdown_lines(("", "points (95 % interval)", "seeds"), lines)
+    """Return the differences that the documentation speaks of, paired by seed, where measured.
+
+    Of a row that has more seeds than the one it is compared with, its mean over those of both is
+    said, which stands in no table.
+    """
+    lines, fewer = [], dict[str, None]()
+    for claim in CLAIMS:
+        seeds = _seeds(claim, saved)
+        if not seeds:
+            continue
+        over, of = ((saved[table], row) for table, row in (claim.over, claim.of))
+        summary = gain(over, of)
+        lines.append((claim.said, difference_text(summary, ".2f"), str(len(seeds))))
+        for table, row in (over, of):
+            scores = table.scores(row)
+            if len(scores) > len(seeds):
+                mean = statistics.fmean(scores[seed] for seed in seeds)
+                listed = ", ".join(map(str, seeds))
+                title = TITLES.get(row, row)
+                fewer[f"{title} of {table.name} had {mean:.2f} with seeds {listed}"] = None
+    told = f"\n\nTwo tables are compared over the seeds of both: {'; '.join(fewer)}."
+    return markdown_lines(("", "points (95 % interval)", "seeds"), lines) + (told if fewer else "")
 
 
-def _claimed(claim: Claim, saved: Mapping[str, Measured]) -> tuple[str, str, str] | None:
-    over, of = saved.get(claim.over[0]), saved.get(claim.of[0])
-    seeds = over.scores(claim.over[1]).keys() & of.scores(claim.of[1]).keys() if over and of else ()
-    if not (over and of and seeds):
-        return None
-    summary = gain((over, claim.over[1]), (of, claim.of[1]))
-    return claim.said, difference_text(summary, ".2f"), str(len(seeds))
+def _seeds(claim: Claim, saved: Mapping[str, Measured]) -> list[int]:
+    """Return the seeds that both rows of a claim have, as far as there are any."""
+    rows = [(saved.get(table), row) for table, row in (claim.over, claim.of)]
+    known = [set(table.scores(row)) if table else set() for table, row in rows]
+    return sorted(set.intersection(*known))
 
 
 def pages() -> dict[Path, str]:

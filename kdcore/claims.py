@@ -45,7 +45,7 @@ CLAIMS = (
         ("few-labels", DISTILLED),
     ),
     Claim(
-        "few-labels, 500 labels, over the student alone of strong, with all labels",
+        "few-labels, 500 labels and a third more steps, over the student alone of strong",
         ("strong", STUDENT),
         ("few-labels", DISTILLED),
     ),

@@ -182,7 +182,25 @@ def test_claims_are_paired_by_seed_where_both_tables_were_saved() -> None:
     assert lines[2] == (
         "| strong, 10 epochs, over the tutorial's student alone | +8.25 (+5.07 to +11.43) | 2 |"
     )
-    assert len(lines) == 3  # its own control is not in what was saved
+    assert lines[3:] == [  # its own control is not in what was saved
+        "",
+        "Two tables are compared over the seeds of both: student alone of tutorial had 68.25 with "
+        "seeds 42, 43.",
+    ]
+    saved["tutorial"] = _table("tutorial", "student", [68.0, 68.5])
+    assert len(_generate().claims(saved).splitlines()) == 3
+
+
+def test_the_command_of_a_table_says_that_a_teacher_was_given() -> None:
+    run = _run("teacher", 42, 80.0)
+    for origin, said in (
+        ("random", "--root DIR`"),
+        ("net.safetensors", "--root DIR --teacher FILE`"),
+    ):
+        table = _table("strong", "student", [70.0])
+        table = replace(table, results=(replace(run, origin=origin), *table.results))
+        text = _generate().block("strong", {"strong": table})
+        assert text.startswith(f"`kdcore reproduce strong --data folder {said}; ")
 
 
 def test_the_pages_of_keys_and_of_methods_have_the_tables_of_the_source() -> None:
