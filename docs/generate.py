@@ -11,7 +11,7 @@ what each gain costs.
 import json
 import re
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from kdcore import Distiller, Setup, Strategy
 from kdcore.catalog import Catalog
-from kdcore.claims import CLAIMS, Claim, gain
+from kdcore.claims import CLAIMS, common_seeds, gain
 from kdcore.cli.main import app
 from kdcore.experiment import (
     CandidateConfig,
@@ -250,30 +250,27 @@ def claims(saved: Mapping[str, Measured]) -> str:
     Of a row that has more seeds than the one it is compared with, its mean over those of both is
     said, which stands in no table.
     """
-    lines, fewer = [], dict[str, None]()
+    lines, told = [], dict[str, None]()
     for claim in CLAIMS:
-        seeds = _seeds(claim, saved)
-        if not seeds:
+        if not saved.keys() >= {claim.over[0], claim.of[0]}:
             continue
         over, of = ((saved[table], row) for table, row in (claim.over, claim.of))
-        summary = gain(over, of)
-        lines.append((claim.said, difference_text(summary, ".2f"), str(len(seeds))))
-        for table, row in (over, of):
-            scores = table.scores(row)
-            if len(scores) > len(seeds):
-                mean = statistics.fmean(scores[seed] for seed in seeds)
-                listed = ", ".join(map(str, seeds))
-                title = TITLES.get(row, row)
-                fewer[f"{title} of {table.name} had {mean:.2f} with seeds {listed}"] = None
-    told = f"\n\nTwo tables are compared over the seeds of both: {'; '.join(fewer)}."
-    return markdown_lines(("", "points (95 % interval)", "seeds"), lines) + (told if fewer else "")
+        if seeds := common_seeds(over, of):
+            lines.append((claim.said, difference_text(gain(over, of), ".2f"), str(len(seeds))))
+            told |= dict.fromkeys(_means(over, seeds) + _means(of, seeds))
+    shown = markdown_lines(("", "points (95 % interval)", "seeds"), lines)
+    return "\n\n".join([shown, f"Over the seeds of both, {'; '.join(told)}."] if told else [shown])
 
 
-def _seeds(claim: Claim, saved: Mapping[str, Measured]) -> list[int]:
-    """Return the seeds that both rows of a claim have, as far as there are any."""
-    rows = [(saved.get(table), row) for table, row in (claim.over, claim.of)]
-    known = [set(table.scores(row)) if table else set() for table, row in rows]
-    return sorted(set.intersection(*known))
+def _means(of: tuple[Measured, str], seeds: Sequence[int]) -> list[str]:
+    """Return what a row came to over some seeds, where it has more."""
+    table, row = of
+    scores = table.scores(row)
+    if len(scores) == len(seeds):
+        return []
+    mean = statistics.fmean(scores[seed] for seed in seeds)
+    title, listed = TITLES.get(row, row), ", ".join(map(str, seeds))
+    return [f"{title} of {table.name} had {mean:.2f} ({listed})"]
 
 
 def pages() -> dict[Path, str]:

@@ -52,6 +52,11 @@ CLAIMS = (
 )
 
 
+def common_seeds(over: tuple[Measured, str], of: tuple[Measured, str]) -> list[int]:
+    """Return the seeds that rows of two tables both have."""
+    return sorted(over[0].scores(over[1]).keys() & of[0].scores(of[1]).keys())
+
+
 def gain(over: tuple[Measured, str], of: tuple[Measured, str]) -> Summary:
     """Compare rows of two tables, paired by the seeds that both have.
 
@@ -60,7 +65,7 @@ def gain(over: tuple[Measured, str], of: tuple[Measured, str]) -> Summary:
             common.
     """
     base, own = over[0].scores(over[1]), of[0].scores(of[1])
-    pairs = [(own[seed], base[seed]) for seed in own if seed in base]
+    pairs = [(own[seed], base[seed]) for seed in common_seeds(over, of)]
     if not pairs:
         raise UserError(
             f"rows {over[1]} of {over[0].name} and {of[1]} of {of[0].name} have no seed in common"

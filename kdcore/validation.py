@@ -1,8 +1,11 @@
-"""Pydantic's reports, told in one line to the person who wrote the value."""
+"""What users write, checked by pydantic, and its reports told in one line to who wrote the value.
+
+What sections and settings there are is in `sections` and in the methods themselves.
+"""
 
 import re
 from collections.abc import Iterable, Iterator
-from enum import Enum
+from enum import Enum, EnumType
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -40,14 +43,30 @@ def _truth_in(value: object) -> bool | None:
 
 def _admits_truth(annotation: object) -> bool:
     """Return whether truth values are among those of a type, or of a type in it."""
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return any(isinstance(each.value, bool) for each in annotation)
-    inside = (*get_args(annotation), *filter(None, [getattr(annotation, "__value__", None)]))
-    return (
-        annotation in (bool, Any, object)
-        or isinstance(annotation, bool)  # of a Literal
-        or any(map(_admits_truth, inside))
+    return any(
+        each in (bool, Any, object)
+        or isinstance(each, bool)  # of a Literal
+        or (isinstance(each, EnumType) and any(map(_is_truth, each)))
+        for each in _types_in(annotation)
     )
+
+
+def _is_truth(member: Enum) -> bool:
+    return isinstance(member.value, bool)
+
+
+def _types_in(annotation: object) -> Iterator[object]:
+    """Go through a type and the types in it, each once: a named one may contain itself."""
+    left, seen = [annotation], list[object]()
+    while left:
+        each = left.pop()
+        if any(each is other for other in seen):
+            continue
+        seen.append(each)
+        yield each
+        left += get_args(each)
+        if hasattr(each, "__value__"):  # of a type with a name
+            left.append(each.__value__)
 
 
 TRIED = re.compile(r"[a-z-]+\[(.*)\]")

@@ -184,8 +184,7 @@ def test_claims_are_paired_by_seed_where_both_tables_were_saved() -> None:
     )
     assert lines[3:] == [  # its own control is not in what was saved
         "",
-        "Two tables are compared over the seeds of both: student alone of tutorial had 68.25 with "
-        "seeds 42, 43.",
+        "Over the seeds of both, student alone of tutorial had 68.25 (42, 43).",
     ]
     saved["tutorial"] = _table("tutorial", "student", [68.0, 68.5])
     assert len(_generate().claims(saved).splitlines()) == 3

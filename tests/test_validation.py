@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import TypeAliasType
 
-from kdcore.validation import Checked, describe_validation
+from kdcore.validation import Checked, _admits_truth, describe_validation
 
 
 class Inner(BaseModel):
@@ -182,3 +182,13 @@ def test_a_truth_value_is_no_number(key: str, value: object) -> None:
 def test_a_truth_value_is_taken_where_it_is_a_value(key: str) -> None:
     assert getattr(Settings.model_validate({key: True}), key) is True
     assert Settings.model_validate({"answer": True}).answer is Answer.YES
+
+
+def test_a_type_that_contains_itself_is_gone_through_once() -> None:
+    class Nested:  # as ``type Nested = list[Nested] | float`` is, from Python 3.12 on
+        __value__: object
+
+    Nested.__value__ = list[Nested] | float
+    assert not _admits_truth(Nested)
+    Nested.__value__ = list[Nested] | bool
+    assert _admits_truth(Nested)
