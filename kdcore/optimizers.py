@@ -9,19 +9,21 @@ from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdcore.errors import ModelError
+from kdcore.muon import Muon, matrices_of
 from kdcore.sections import TrainConfig
 from kdcore.sharding import like
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> optim.Optimizer:
-    """Build the optimizer over the parameters that are trained.
+def build_optimizer(module: nn.Module, config: TrainConfig) -> optim.Optimizer:
+    """Build the optimizer over the parameters of a module that are trained.
 
-    It is PyTorch's fused one: the fastest, and one that can be told on the device not to step.
+    It is PyTorch's fused one: the fastest, and one that can be told on the device not to step; or
+    kdcore's Muon, which can be told so, too.
 
     Raises:
         ModelError: there is no parameter to train.
     """
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not trained:
         raise ModelError("there is nothing to train: no parameter has requires_grad=True")
     if config.optimizer == "sgd":
@@ -33,6 +35,12 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> 
             weight_decay=config.weight_decay,
             fused=not config.shard,  # PyTorch has no fused one of weights in pieces
         )
+    if config.optimizer == "muon":
+        matrices = [weight for weight in matrices_of(module) if weight.requires_grad]
+        taken = {id(weight) for weight in matrices}
+        others = [parameter for parameter in trained if id(parameter) not in taken]
+        momentum = 0.95 if config.momentum is None else config.momentum
+        return Muon(matrices, others, config.lr, config.weight_decay, momentum)
     kind = optim.AdamW if config.optimizer == "adamw" else optim.Adam
     return kind(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 

@@ -261,11 +261,15 @@ class TrainConfig(Section):
     accumulate: int = Field(
         1, ge=1, description="micro-batches that each batch is computed in, to save memory"
     )
-    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="PyTorch's optimizer")
+    optimizer: Literal["adam", "adamw", "muon", "sgd"] = Field(
+        "adam",
+        description="PyTorch's optimizer, or muon: Muon for the weights of linear layers and "
+        "convolutions, with AdamW for the rest and in AdamW's scale",
+    )
     lr: Positive = Field(1e-3, description="learning rate")
     weight_decay: NotNegative = Field(0.0, description="PyTorch's weight decay")
     momentum: float | None = Field(
-        None, ge=0, lt=1, description="momentum of sgd; 0.9 where not given"
+        None, ge=0, lt=1, description="momentum of sgd or muon; 0.9 or 0.95 where not given"
     )
     nesterov: bool | None = Field(None, description="whether sgd's momentum is Nesterov's")
     schedule: Literal["constant", "cosine", "step", "one-cycle"] = Field(
@@ -313,10 +317,14 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _settings_that_are_used(self) -> Self:
-        self._refuse("optimizer = 'sgd'", self.optimizer != "sgd", "momentum", "nesterov")
+        self._refuse("optimizer = 'sgd'", self.optimizer != "sgd", "nesterov")
+        without = self.optimizer not in ("sgd", "muon")
+        self._refuse("optimizer = 'sgd' or 'muon'", without, "momentum")
         self._refuse("schedule = 'step'", self.schedule != "step", "milestones", "gamma")
         if self.shard and (self.compile or self.precision == "fp16-mixed"):
             raise ValueError("shard goes with precision '32' and 'bf16-mixed', without compile")
+        if self.shard and self.optimizer == "muon":
+            raise ValueError("shard does not go with optimizer = 'muon', which needs whole weights")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0")
         if self.schedule == "step" and not self.milestones:

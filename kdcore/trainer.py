@@ -148,7 +148,7 @@ class _Training:
         self._feed = Feed(source, distiller.device, workers=workers, teacher=wanted)
         if unit.processes.count > 1:
             _check_alike(distiller, source, config, seed)
-        self._optimizer = build_optimizer(distiller.parameters(), config)
+        self._optimizer = build_optimizer(distiller, config)
         check_inside(distiller, self._optimizer)
         self._schedule = build_schedule(self._optimizer, config, self._order.steps)
         scales = distiller.execution.scales_losses

@@ -150,7 +150,10 @@ def test_tables_nested_too_deeply_are_refused_with_the_key(
         ("seed = 1979-05-27", "seed: input should be a valid integer (got datetime.date("),
         ("data = 5", "data: expected a table of keys (got 5)"),
         ("[data]\nroot = 5", "data.root: input is not a valid path"),
-        ("[train]\noptimizer = 'lion'", "train.optimizer: input should be 'adam', 'adamw' or"),
+        (
+            "[train]\noptimizer = 'lion'",
+            "train.optimizer: input should be 'adam', 'adamw', 'muon' or",
+        ),
         ("[cache]\nmode = 'on'", "cache.mode: input should be 'auto', 'memory', 'disk' or 'off'"),
         ("'\\u001b[2J' = 1".replace("'", '"'), r"unknown key '\x1b[2J'"),
     ],
@@ -547,6 +550,7 @@ def test_the_same_candidate_twice_is_refused_when_the_experiment_is_checked() ->
 TRAININGS: dict[str, dict[str, Any]] = {
     "adam": {"optimizer": "adam", "weight_decay": 1e-4},
     "adamw": {"optimizer": "adamw", "weight_decay": 0.05, "clip_norm": 1.0},
+    "muon": {"optimizer": "muon", "weight_decay": 0.05, "momentum": 0.8},
     "sgd": {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
     "plain sgd": {"optimizer": "sgd", "momentum": 0.0, "nesterov": False},
     "constant": {"schedule": "constant", "lr": 0.1 + 0.2},

@@ -9,7 +9,7 @@ from kdcore.sections import TrainConfig
 
 def _rates(config: TrainConfig, steps_an_epoch: int) -> list[float]:
     weight = nn.Parameter(torch.zeros(1))
-    optimizer = build_optimizer([weight], config)
+    optimizer = build_optimizer(_holding(weight), config)
     schedule = build_schedule(optimizer, config, steps_an_epoch)
     rates = []
     for _ in range(config.epochs * steps_an_epoch):
@@ -20,6 +20,10 @@ def _rates(config: TrainConfig, steps_an_epoch: int) -> list[float]:
     return rates
 
 
+def _holding(*weights: nn.Parameter) -> nn.Module:
+    return nn.ParameterList(weights)
+
+
 def _config(**values: object) -> TrainConfig:
     return TrainConfig.model_validate(values)
 
@@ -28,21 +32,39 @@ def _config(**values: object) -> TrainConfig:
     ("name", "kind"), [("adam", optim.Adam), ("adamw", optim.AdamW), ("sgd", optim.SGD)]
 )
 def test_each_name_is_pytorchs_optimizer(name: str, kind: type[optim.Optimizer]) -> None:
-    optimizer = build_optimizer([nn.Parameter(torch.zeros(1))], _config(optimizer=name, lr=0.5))
+    optimizer = build_optimizer(
+        _holding(nn.Parameter(torch.zeros(1))), _config(optimizer=name, lr=0.5)
+    )
     assert type(optimizer) is kind
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
 def test_sgd_takes_momentum_and_nesterov() -> None:
     config = _config(optimizer="sgd", momentum=0.8, nesterov=True, weight_decay=0.1)
-    group = build_optimizer([nn.Parameter(torch.zeros(1))], config).param_groups[0]
+    group = build_optimizer(_holding(nn.Parameter(torch.zeros(1))), config).param_groups[0]
     assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.8, True, 0.1)
+
+
+def test_muon_has_the_matrices_that_are_trained_and_adamw_the_rest() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2), nn.Linear(2, 2))
+    model[3].weight.requires_grad_(False)
+    config = _config(optimizer="muon", momentum=0.8, lr=0.5, weight_decay=0.1)
+    matrices, rest = build_optimizer(model, config).param_groups
+    assert [list(weight.shape) for weight in matrices["params"]] == [[4, 3, 3, 3], [2, 4]]
+    assert [list(weight.shape) for weight in rest["params"]] == [[4], [4], [4], [2], [2]]
+    assert matrices["momentum"] == 0.8
+    assert {(group["lr"], group["weight_decay"]) for group in (matrices, rest)} == {(0.5, 0.1)}
+
+
+def test_muon_without_a_matrix_is_adamw_alone() -> None:
+    groups = build_optimizer(nn.BatchNorm2d(3), _config(optimizer="muon")).param_groups
+    assert [len(group["params"]) for group in groups] == [2]
 
 
 def test_a_model_with_nothing_to_train_is_refused() -> None:
     frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
     with pytest.raises(ModelError, match="nothing to train"):
-        build_optimizer([frozen], _config())
+        build_optimizer(_holding(frozen), _config())
 
 
 def test_the_constant_schedule_does_not_move() -> None:

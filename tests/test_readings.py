@@ -1,5 +1,7 @@
 """Losses are read now and then, and the optimizer is stopped by the first that is no number."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -65,19 +67,24 @@ def test_many_samples_are_counted_and_not_listed() -> None:
         list(readings.read())
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon", "sgd"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_from_the_first_such_loss_on_no_step_is_taken(optimizer: str, dtype: torch.dtype) -> None:
     readings = Readings(10, CPU, every=10)
-    weight = nn.Parameter(torch.ones(3, dtype=dtype))
+    model = nn.Linear(3, 2, dtype=dtype)
     config = TrainConfig.model_validate({"optimizer": optimizer, "lr": 0.1})
-    steps = build_optimizer([weight], config)
-    weights = []
+    steps = build_optimizer(model, config)
+    weights = [nn.utils.parameters_to_vector(model.parameters()).detach()]
+    memory = []
     for step, loss in enumerate((1.0, float("nan"), 1.0)):
-        weight.grad = torch.ones(3, dtype=dtype)
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, loss)
         _add(readings, step, loss)
         step_unless(steps, readings.stopped)
-        weights.append(weight.detach().clone())
-    assert not torch.equal(weights[0], torch.ones(3, dtype=dtype))  # the control
-    assert torch.equal(weights[1], weights[0])
-    assert torch.equal(weights[2], weights[0])
+        weights.append(nn.utils.parameters_to_vector(model.parameters()).detach())
+        memory.append(copy.deepcopy(steps.state_dict()["state"]))
+    assert not (weights[1] == weights[0]).any()  # the control
+    assert torch.equal(weights[2], weights[1])
+    assert torch.equal(weights[3], weights[1])
+    for kept in memory[1:]:
+        torch.testing.assert_close(kept, memory[0], rtol=0, atol=0)

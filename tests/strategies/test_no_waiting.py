@@ -56,15 +56,17 @@ class NoWaiting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def _step(strategies: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    config = TrainConfig(clip_norm=1.0)
+def _step(
+    strategies: list[Any], monkeypatch: pytest.MonkeyPatch, optimizer_name: str = "adam"
+) -> None:
+    config = TrainConfig.model_validate({"clip_norm": 1.0, "optimizer": optimizer_name})
     inputs, targets = torch.randn(8, 3, 16, 16), torch.arange(8) % 5
     batch = Batch(inputs, inputs, targets, torch.arange(8))
     setup = Setup(targets=torch.arange(24) % 5)
     distiller = Distiller(
         small_teacher(), small_student(), strategies, sample_input=inputs, setup=setup
     )
-    optimizer = build_optimizer(distiller.train().parameters(), config)
+    optimizer = build_optimizer(distiller.train(), config)
     readings = Readings(10, torch.device("cpu"), every=100)
     average = WeightAverage(distiller.student, 0.9)
     live = LiveSignals(distiller.teachers, 4)
@@ -101,8 +103,9 @@ def test_no_method_and_nothing_of_the_core_waits(
     _step([strategy], monkeypatch)
 
 
-def test_all_at_once_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    _step(ALL, monkeypatch)
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon", "sgd"])
+def test_all_at_once_do_not_wait(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _step(ALL, monkeypatch, optimizer)
 
 
 @pytest.mark.parametrize(

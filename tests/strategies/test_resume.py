@@ -195,6 +195,7 @@ SOME = torch.where(torch.arange(SAMPLES) % 3 > 0, TARGETS, -100)
         {"schedule": "step", "milestones": [1], "clip_norm": 0.5},
         {"optimizer": "sgd", "nesterov": True, "weight_decay": 0.1},
         {"optimizer": "adamw", "weight_average": 0.7},
+        {"optimizer": "muon", "weight_decay": 0.1, "momentum": 0.8},
         {"precision": "bf16-mixed", "execution": Execution(torch.bfloat16)},
         {"entries": [Contrastive, "cosine"], "mode": "memory", "accumulate": 2},
     ],

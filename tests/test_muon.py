@@ -1,0 +1,146 @@
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn, optim
+
+from kdcore.muon import Muon, matrices_of, orthogonal
+
+
+def _random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _steps(optimizer: optim.Optimizer, model: nn.Module, count: int = 4) -> None:
+    for step in range(count):
+        for number, weight in enumerate(model.parameters()):
+            weight.grad = _random(*weight.shape, seed=100 * step + number)
+        optimizer.step()
+
+
+def _split(model: nn.Module, **settings: float) -> Muon:
+    matrices = matrices_of(model)
+    taken = [id(weight) for weight in matrices]
+    others = [each for each in model.parameters() if id(each) not in taken]
+    return Muon(matrices, others, **{"lr": 0.01, **settings})
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 40), (2, 64, 7)])
+def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, int, int]) -> None:
+    given = _random(*shape)
+    before = given.clone()
+    found = orthogonal(given)
+    assert torch.equal(given, before)
+    u, values, v = torch.linalg.svd(given, full_matrices=False)
+    seen = torch.linalg.svdvals(found)
+    assert float(values.max() / values.min()) > 1.2  # the control: they were apart
+    assert float(seen.min()) > 0.65
+    assert float(seen.max()) < 1.25
+    # In the given one's own directions it is diagonal.
+    within = u.mT @ found @ v.mT
+    apart = within - torch.diag_embed(within.diagonal(dim1=1, dim2=2))
+    assert float(apart.abs().max()) < 1e-4
+
+
+def test_a_matrix_of_zeros_stays_one() -> None:
+    assert torch.equal(orthogonal(torch.zeros(1, 3, 4)), torch.zeros(1, 3, 4))
+
+
+@pytest.mark.parametrize("shape", [(6, 20), (20, 6)])
+def test_a_matrix_steps_as_pytorchs_muon_in_adamws_scale(shape: tuple[int, int]) -> None:
+    own, other = nn.Linear(*shape, bias=False), nn.Linear(*shape, bias=False)
+    other.load_state_dict(own.state_dict())
+    start = own.weight.detach().clone()
+    _steps(_split(own, weight_decay=0.3, momentum=0.8), own)
+    theirs = optim.Muon(
+        other.parameters(),
+        lr=0.01,
+        weight_decay=0.3,
+        momentum=0.8,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    _steps(theirs, other)
+    moved = (other.weight - start).norm()
+    assert (own.weight - other.weight).norm() < 0.02 * moved  # theirs is in bfloat16
+
+
+def test_what_is_no_matrix_steps_exactly_as_adamw() -> None:
+    own = nn.Sequential(nn.BatchNorm2d(3), nn.Embedding(4, 3))
+    other = copy.deepcopy(own)
+    _steps(_split(own, weight_decay=0.3), own)
+    _steps(optim.AdamW(other.parameters(), lr=0.01, weight_decay=0.3, fused=True), other)
+    for mine, theirs in zip(own.parameters(), other.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_convolution_steps_as_the_matrix_of_its_filters() -> None:
+    filters, matrix = nn.Conv2d(3, 8, 3, bias=False), nn.Linear(27, 8, bias=False)
+    matrix.weight.data = filters.weight.detach().flatten(1).clone()
+    last = copy.deepcopy(filters).to(memory_format=torch.channels_last)
+    for model in (filters, matrix, last):
+        optimizer = _split(model, weight_decay=0.3)
+        (weight,) = model.parameters()
+        for step in range(3):
+            gradient = _random(8, 3, 3, 3, seed=step)
+            weight.grad = torch.empty_like(weight).copy_(gradient.reshape(weight.shape))
+            optimizer.step()
+    torch.testing.assert_close(filters.weight.flatten(1), matrix.weight)
+    torch.testing.assert_close(filters.weight, last.weight)
+    assert last.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_matrices_of_one_shape_step_as_each_alone() -> None:
+    both = nn.Sequential(nn.Linear(4, 6, bias=False), nn.Linear(4, 6, bias=False))
+    alone = copy.deepcopy(both)
+    _steps(_split(both), both)
+    optimizers = [_split(layer) for layer in alone]
+    for step in range(4):
+        for number, (layer, optimizer) in enumerate(zip(alone, optimizers, strict=True)):
+            layer.weight.grad = _random(6, 4, seed=100 * step + number)
+            optimizer.step()
+    for mine, theirs in zip(both.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_weights_without_a_gradient_stay() -> None:
+    model = nn.Linear(3, 2)
+    before = copy.deepcopy(model.state_dict())
+    _split(model, weight_decay=0.5).step()
+    torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+
+
+def _tied() -> nn.Module:
+    model = nn.ModuleDict({"table": nn.Embedding(5, 3), "head": nn.Linear(3, 5)})
+    model["head"].weight = model["table"].weight
+    return model
+
+
+def _twice() -> nn.Module:
+    layer = nn.Linear(3, 5)
+    return nn.ModuleList([layer, nn.Sequential(layer)])
+
+
+@pytest.mark.parametrize(
+    ("build", "shapes"),
+    [
+        (lambda: nn.Linear(3, 5), [[5, 3]]),
+        (lambda: nn.Conv1d(3, 5, 2), [[5, 3, 2]]),
+        (lambda: nn.ConvTranspose2d(3, 5, 2), [[3, 5, 2, 2]]),
+        (_twice, [[5, 3]]),
+        (_tied, []),
+        (lambda: nn.Embedding(5, 3), []),
+        (lambda: nn.ParameterList([torch.zeros(5, 3)]), []),
+        (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 5)), []),
+    ],
+    ids=["linear", "conv", "transposed", "shared", "tied", "table", "loose", "computed"],
+)
+def test_matrices_are_the_weights_of_layers_that_multiply(
+    build: Callable[[], nn.Module], shapes: list[list[int]]
+) -> None:
+    assert [list(weight.shape) for weight in matrices_of(build())] == shapes
+
+
+def test_a_closure_is_refused_and_not_ignored() -> None:
+    with pytest.raises(TypeError, match="takes no closure"):
+        _split(nn.Linear(3, 2)).step(lambda: 0.0)
