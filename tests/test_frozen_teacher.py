@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.adapters import AveragePool
+from kdcore.asking import ROUNDING
 from kdcore.errors import TapError
 from kdcore.frozen_teacher import FrozenTeacher
 from kdcore.signals import SignalKey, Signals
@@ -167,8 +168,11 @@ def test_it_is_asked_so_many_samples_at_a_time_the_last_batch_filled_up(
     model = Sizes()
     heard = _frozen(model, _key("model.1")).signals(X, batch_size)
     assert model.seen == sizes
-    assert torch.allclose(_logits(heard), model(X), rtol=1e-6)
-    assert torch.allclose(heard.activations[_key("model.1")], model.model[:2](X), rtol=1e-5)
+    hidden = heard.activations[_key("model.1")]
+    for told, expected in ((_logits(heard), model(X)), (hidden, model.model[:2](X))):
+        # A processor may round a sum in another way in a batch of another size.
+        atol = ROUNDING * float(expected.detach().abs().max())
+        torch.testing.assert_close(told, expected.detach(), rtol=0, atol=atol)
 
 
 def test_at_one_size_a_sample_tells_the_same_bits_whatever_is_beside_it() -> None:
