@@ -18,9 +18,10 @@ _AS_ADAMW = 0.2  # the root mean square of AdamW's steps, as Liu et al. 2025 fou
 def orthogonal(matrices: Tensor) -> Tensor:
     """Return matrices with the singular vectors of others, and singular values near 1.
 
-    A Newton-Schulz iteration of fifth order brings singular values to between 0.7 and 1.2, but for
-    those that are below a thousandth of a matrix's norm: on a CPU in the numbers given, elsewhere
-    in ``bfloat16``, which is exact enough for steps (Jordan et al. 2024).
+    A Newton-Schulz iteration of fifth order brings singular values to between 0.68 and 1.21, but
+    for those below two thousandths of a matrix's norm and matrices of norms below 1e-7: on a CPU
+    in the numbers given, elsewhere in ``bfloat16``, which is exact enough for steps (Jordan et al.
+    2024).
 
     Args:
         matrices: ``[matrices, rows, columns]``, not changed.
@@ -44,18 +45,22 @@ def orthogonal(matrices: Tensor) -> Tensor:
 def matrices_of(module: nn.Module) -> list[nn.Parameter]:
     """Return the weights of linear layers and convolutions within a module, each once.
 
-    One that is an embedding's, too, is none: its rows are looked up and not multiplied.
+    The first layer's and the last one's are among them; what a layer computes its weight from, and
+    weights of attention that PyTorch holds in one, are not. One that is an embedding's, too, is
+    none: its rows are looked up and not multiplied.
     """
     tables = {
         id(each.weight)
         for each in module.modules()
         if isinstance(each, nn.Embedding | nn.EmbeddingBag)
     }
-    found = {
-        id(each.weight): each.weight
+    # Not `each.weight`: where a weight is computed, looking at it may change what it is made of.
+    held = (
+        each._parameters.get("weight")
         for each in module.modules()
-        if isinstance(each, nn.Linear | _ConvNd) and isinstance(each.weight, nn.Parameter)
-    }
+        if isinstance(each, nn.Linear | _ConvNd)
+    )
+    found = {id(each): each for each in held if each is not None and each.is_floating_point()}
     return [weight for key, weight in found.items() if key not in tables]
 
 
@@ -65,8 +70,9 @@ class Muon(optim.Optimizer):
     A matrix steps along its gradients' moving average, made orthogonal (Jordan et al. 2024, *Muon:
     An optimizer for hidden layers in neural networks*), as far as AdamW would, so that one
     learning rate and one weight decay serve both (Liu et al. 2025, *Muon is Scalable for LLM
-    Training*). A convolution's weight ``[filters, channels, height, width]`` is a matrix of as
-    many rows as it has filters. Like PyTorch's fused optimizers it reads the flag ``found_inf``.
+    Training*). A convolution's weight ``[filters, channels, height, width]`` is one matrix of as
+    many rows as its first dimension has, also where it is transposed or has groups. Like PyTorch's
+    fused optimizers it reads the flag ``found_inf``. `build_optimizer` gives it what it needs.
 
     Args:
         matrices: parameters of two dimensions or more.
@@ -76,6 +82,8 @@ class Muon(optim.Optimizer):
         momentum: how much a matrix's average keeps of itself, in ``[0, 1)``; it is Nesterov's.
     """
 
+    found_inf: Tensor | None = None
+
     def __init__(
         self,
         matrices: Iterable[nn.Parameter],
@@ -84,13 +92,13 @@ class Muon(optim.Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.95,
     ) -> None:
-        self.found_inf: Tensor | None = None
         groups = (
             {"params": list(matrices), "orthogonal": True, "momentum": momentum},
             {"params": list(others), "orthogonal": False, "betas": (0.9, 0.999), "eps": 1e-8},
         )
         super().__init__(
             [group for group in groups if group["params"]],
+            # fused: it reads found_inf, and counts of steps stay on the device when loaded.
             {"lr": lr, "weight_decay": weight_decay, "fused": True},
         )
 

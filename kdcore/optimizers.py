@@ -1,4 +1,4 @@
-"""PyTorch's optimizers and learning-rate schedules, as `[train]` names them."""
+"""Optimizers, and PyTorch's learning-rate schedules, as `[train]` names them."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -317,9 +317,12 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _settings_that_are_used(self) -> Self:
-        self._refuse("optimizer = 'sgd'", self.optimizer != "sgd", "nesterov")
-        without = self.optimizer not in ("sgd", "muon")
-        self._refuse("optimizer = 'sgd' or 'muon'", without, "momentum")
+        if self.nesterov is None or self.optimizer == "muon":
+            without = self.optimizer not in ("sgd", "muon")
+            self._refuse("optimizer = 'sgd' or 'muon'", without, "momentum")
+            self._refuse("optimizer = 'sgd'", self.optimizer != "sgd", "nesterov")
+        else:  # both in one line
+            self._refuse("optimizer = 'sgd'", self.optimizer != "sgd", "momentum", "nesterov")
         self._refuse("schedule = 'step'", self.schedule != "step", "milestones", "gamma")
         if self.shard and (self.compile or self.precision == "fp16-mixed"):
             raise ValueError("shard goes with precision '32' and 'bf16-mixed', without compile")

@@ -280,6 +280,10 @@ def test_a_pattern_that_is_no_regular_expression_is_refused_with_why() -> None:
     [
         ({"momentum": 0.9}, "momentum would be ignored: only optimizer = 'sgd' or 'muon' has it"),
         (
+            {"optimizer": "adamw", "momentum": 0.9, "nesterov": False},
+            "momentum and nesterov would be ignored: only optimizer = 'sgd'",
+        ),
+        (
             {"optimizer": "muon", "nesterov": False},
             "nesterov would be ignored: only optimizer = 'sgd' has it",
         ),

@@ -1,4 +1,5 @@
 import copy
+import math
 from collections.abc import Callable
 
 import pytest
@@ -15,7 +16,7 @@ def _random(*shape: int, seed: int = 0) -> Tensor:
 def _steps(optimizer: optim.Optimizer, model: nn.Module, count: int = 4) -> None:
     for step in range(count):
         for number, weight in enumerate(model.parameters()):
-            weight.grad = _random(*weight.shape, seed=100 * step + number)
+            weight.grad = _random(*weight.shape, seed=100 * step + number).to(weight.dtype)
         optimizer.step()
 
 
@@ -41,6 +42,22 @@ def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, int, i
     within = u.mT @ found @ v.mT
     apart = within - torch.diag_embed(within.diagonal(dim1=1, dim2=2))
     assert float(apart.abs().max()) < 1e-4
+
+
+def test_singular_values_are_within_the_bounds_that_are_promised() -> None:
+    values = torch.logspace(math.log10(1e-3), 0, 90, dtype=torch.float64)
+    given = torch.diag(values)[None]
+    assert float(values.min() / values.norm()) < 2e-3  # the control: the smallest is outside
+    seen = orthogonal(given)[0].diagonal()
+    promised = seen[values / values.norm() >= 2e-3]
+    assert float(promised.min()) > 0.68
+    assert float(promised.max()) < 1.21
+    assert float(seen.min()) < 0.68
+
+
+def test_it_does_not_matter_how_large_a_matrix_is() -> None:
+    given = _random(1, 5, 7)
+    torch.testing.assert_close(orthogonal(given * 1e-5), orthogonal(given))
 
 
 def test_a_matrix_of_zeros_stays_one() -> None:
@@ -103,6 +120,29 @@ def test_matrices_of_one_shape_step_as_each_alone() -> None:
         torch.testing.assert_close(mine, theirs)
 
 
+def test_matrices_of_one_shape_and_two_number_formats_keep_theirs() -> None:
+    model = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(3, 2, bias=False).double())
+    alone = copy.deepcopy(model[0])
+    _steps(_split(model), model)
+    _steps(_split(alone), alone)
+    assert [weight.dtype for weight in model.parameters()] == [torch.float32, torch.float64]
+    assert torch.equal(next(model.parameters()), next(alone.parameters()))
+
+
+def test_a_copy_steps_too() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = copy.deepcopy(_split(model))
+    assert optimizer.found_inf is None
+    optimizer.step()
+
+
+def test_looking_for_matrices_changes_nothing() -> None:
+    model = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 5)).train()
+    before = copy.deepcopy(model.state_dict())
+    assert matrices_of(model) == []
+    torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+
+
 def test_weights_without_a_gradient_stay() -> None:
     model = nn.Linear(3, 2)
     before = copy.deepcopy(model.state_dict())
@@ -112,6 +152,12 @@ def test_weights_without_a_gradient_stay() -> None:
 
 def _tied() -> nn.Module:
     model = nn.ModuleDict({"table": nn.Embedding(5, 3), "head": nn.Linear(3, 5)})
+    model["head"].weight = model["table"].weight
+    return model
+
+
+def _tied_bag() -> nn.Module:
+    model = nn.ModuleDict({"table": nn.EmbeddingBag(5, 3), "head": nn.Linear(3, 5)})
     model["head"].weight = model["table"].weight
     return model
 
@@ -129,11 +175,12 @@ def _twice() -> nn.Module:
         (lambda: nn.ConvTranspose2d(3, 5, 2), [[3, 5, 2, 2]]),
         (_twice, [[5, 3]]),
         (_tied, []),
+        (_tied_bag, []),
         (lambda: nn.Embedding(5, 3), []),
         (lambda: nn.ParameterList([torch.zeros(5, 3)]), []),
         (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 5)), []),
     ],
-    ids=["linear", "conv", "transposed", "shared", "tied", "table", "loose", "computed"],
+    ids=["linear", "conv", "transposed", "shared", "tied", "bag", "table", "loose", "computed"],
 )
 def test_matrices_are_the_weights_of_layers_that_multiply(
     build: Callable[[], nn.Module], shapes: list[list[int]]

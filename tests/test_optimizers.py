@@ -56,6 +56,12 @@ def test_muon_has_the_matrices_that_are_trained_and_adamw_the_rest() -> None:
     assert {(group["lr"], group["weight_decay"]) for group in (matrices, rest)} == {(0.5, 0.1)}
 
 
+@pytest.mark.parametrize(("name", "momentum"), [("sgd", 0.9), ("muon", 0.95)])
+def test_momentum_that_is_not_given_is_the_usual(name: str, momentum: float) -> None:
+    group = build_optimizer(nn.Linear(2, 2), _config(optimizer=name)).param_groups[0]
+    assert group["momentum"] == momentum
+
+
 def test_muon_without_a_matrix_is_adamw_alone() -> None:
     groups = build_optimizer(nn.BatchNorm2d(3), _config(optimizer="muon")).param_groups
     assert [len(group["params"]) for group in groups] == [2]
