@@ -1,7 +1,7 @@
 """Muon: steps that move all directions of a matrix alike."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -72,29 +72,33 @@ class Muon(optim.Optimizer):
     learning rate and one weight decay serve both (Liu et al. 2025, *Muon is Scalable for LLM
     Training*). A convolution's weight ``[filters, channels, height, width]`` is one matrix of as
     many rows as its first dimension has, also where it is transposed or has groups. Like PyTorch's
-    fused optimizers it reads the flag ``found_inf``. `build_optimizer` gives it what it needs.
+    fused optimizers it reads the flag ``found_inf``.
 
     Args:
-        matrices: parameters of two dimensions or more.
-        others: parameters that AdamW moves; both together are one or more.
+        module: whose parameters are trained, those that have ``requires_grad``; one at least.
         lr: learning rate, of both.
         weight_decay: as AdamW has it, decoupled, of both.
-        momentum: how much a matrix's average keeps of itself, in ``[0, 1)``; it is Nesterov's.
+        momentum: how much a matrix's average keeps of itself, in ``[0, 1)``.
+        nesterov: whether a matrix steps along what the average would be after another such step.
     """
 
     found_inf: Tensor | None = None
 
     def __init__(
         self,
-        matrices: Iterable[nn.Parameter],
-        others: Iterable[nn.Parameter],
+        module: nn.Module,
         lr: float,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
+        nesterov: bool = True,
     ) -> None:
-        groups = (
-            {"params": list(matrices), "orthogonal": True, "momentum": momentum},
-            {"params": list(others), "orthogonal": False, "betas": (0.9, 0.999), "eps": 1e-8},
+        trained = [weight for weight in module.parameters() if weight.requires_grad]
+        known = {id(weight) for weight in matrices_of(module)}
+        matrices = [weight for weight in trained if id(weight) in known]
+        others = [weight for weight in trained if id(weight) not in known]
+        groups: tuple[dict[str, Any], ...] = (
+            {"params": matrices, "matrices": True, "momentum": momentum, "nesterov": nesterov},
+            {"params": others, "matrices": False, "betas": (0.9, 0.999), "eps": 1e-8},
         )
         super().__init__(
             [group for group in groups if group["params"]],
@@ -112,12 +116,12 @@ class Muon(optim.Optimizer):
         if closure is not None:
             raise TypeError("kdcore's Muon takes no closure")
         for group in self.param_groups:
-            moved = [weight for weight in group["params"] if weight.grad is not None]
-            if group["orthogonal"]:
-                for _, alike in groupby(sorted(moved, key=_kind), key=_kind):
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if group["matrices"]:
+                for _, alike in groupby(sorted(weights, key=_kind), key=_kind):
                     self._step_matrices(list(alike), group)
-            elif moved:
-                self._step_others(moved, group)
+            elif weights:
+                self._step_others(weights, group)
 
     def _step_matrices(self, weights: Sequence[nn.Parameter], group: dict[str, Any]) -> None:
         """Step matrices of one shape, in one batch."""
@@ -125,11 +129,12 @@ class Muon(optim.Optimizer):
         gradients = torch.stack([_gradient(weight) for weight in weights])
         before = torch.stack([self._average(weight) for weight in weights])
         averages = before.lerp(gradients, 1 - momentum)
-        steps = orthogonal(gradients.lerp(averages, momentum).flatten(2))
+        along = gradients.lerp(averages, momentum) if group["nesterov"] else averages
+        steps = orthogonal(along.flatten(2))
         reach = rate * _AS_ADAMW * math.sqrt(max(steps.shape[1:]))
         for weight, step, average in zip(weights, steps, averages, strict=True):
-            moved = weight * (1 - rate * group["weight_decay"]) - reach * step.view_as(weight)
-            _take(weight, moved, self.found_inf)
+            new = weight * (1 - rate * group["weight_decay"]) - reach * step.view_as(weight)
+            _take(weight, new, self.found_inf)
             _take(self.state[weight]["average"], average, self.found_inf)
 
     def _average(self, weight: nn.Parameter) -> Tensor:

@@ -9,7 +9,7 @@ from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdcore.errors import ModelError
-from kdcore.muon import Muon, matrices_of
+from kdcore.muon import Muon
 from kdcore.sections import TrainConfig
 from kdcore.sharding import like
 
@@ -36,11 +36,13 @@ def build_optimizer(module: nn.Module, config: TrainConfig) -> optim.Optimizer:
             fused=not config.shard,  # PyTorch has no fused one of weights in pieces
         )
     if config.optimizer == "muon":
-        matrices = [weight for weight in matrices_of(module) if weight.requires_grad]
-        taken = {id(weight) for weight in matrices}
-        others = [parameter for parameter in trained if id(parameter) not in taken]
-        momentum = 0.95 if config.momentum is None else config.momentum
-        return Muon(matrices, others, config.lr, config.weight_decay, momentum)
+        return Muon(
+            module,
+            lr=config.lr,
+            momentum=0.95 if config.momentum is None else config.momentum,
+            nesterov=config.nesterov is not False,
+            weight_decay=config.weight_decay,
+        )
     kind = optim.AdamW if config.optimizer == "adamw" else optim.Adam
     return kind(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 

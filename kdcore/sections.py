@@ -271,7 +271,9 @@ class TrainConfig(Section):
     momentum: float | None = Field(
         None, ge=0, lt=1, description="momentum of sgd or muon; 0.9 or 0.95 where not given"
     )
-    nesterov: bool | None = Field(None, description="whether sgd's momentum is Nesterov's")
+    nesterov: bool | None = Field(
+        None, description="whether momentum is Nesterov's; of muon it is where not given"
+    )
     schedule: Literal["constant", "cosine", "step", "one-cycle"] = Field(
         "constant", description="how the learning rate moves, by optimizer step"
     )
@@ -317,12 +319,8 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _settings_that_are_used(self) -> Self:
-        if self.nesterov is None or self.optimizer == "muon":
-            without = self.optimizer not in ("sgd", "muon")
-            self._refuse("optimizer = 'sgd' or 'muon'", without, "momentum")
-            self._refuse("optimizer = 'sgd'", self.optimizer != "sgd", "nesterov")
-        else:  # both in one line
-            self._refuse("optimizer = 'sgd'", self.optimizer != "sgd", "momentum", "nesterov")
+        without = self.optimizer not in ("sgd", "muon")
+        self._refuse("optimizer = 'sgd' or 'muon'", without, "momentum", "nesterov")
         self._refuse("schedule = 'step'", self.schedule != "step", "milestones", "gamma")
         if self.shard and (self.compile or self.precision == "fp16-mixed"):
             raise ValueError("shard goes with precision '32' and 'bf16-mixed', without compile")

@@ -281,11 +281,7 @@ def test_a_pattern_that_is_no_regular_expression_is_refused_with_why() -> None:
         ({"momentum": 0.9}, "momentum would be ignored: only optimizer = 'sgd' or 'muon' has it"),
         (
             {"optimizer": "adamw", "momentum": 0.9, "nesterov": False},
-            "momentum and nesterov would be ignored: only optimizer = 'sgd'",
-        ),
-        (
-            {"optimizer": "muon", "nesterov": False},
-            "nesterov would be ignored: only optimizer = 'sgd' has it",
+            "momentum and nesterov would be ignored: only optimizer = 'sgd' or 'muon' has it",
         ),
         ({"optimizer": "muon", "shard": True}, "shard does not go with optimizer = 'muon'"),
         ({"milestones": [3]}, "milestones would be ignored: only schedule = 'step' has it"),
@@ -316,7 +312,7 @@ def test_settings_of_the_training_that_do_not_go_together_are_refused_with_why(
     [
         {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
         {"optimizer": "sgd", "nesterov": True},
-        {"optimizer": "muon", "momentum": 0.9},
+        {"optimizer": "muon", "momentum": 0.9, "nesterov": False},
         {"schedule": "step", "milestones": [3, 8], "gamma": 0.2, "warmup_epochs": 2},
         {"schedule": "cosine", "warmup_epochs": 0.5, "clip_norm": 1},
         {"schedule": "one-cycle", "optimizer": "adamw", "weight_decay": 0.05},

@@ -20,13 +20,6 @@ def _steps(optimizer: optim.Optimizer, model: nn.Module, count: int = 4) -> None
         optimizer.step()
 
 
-def _split(model: nn.Module, **settings: float) -> Muon:
-    matrices = matrices_of(model)
-    taken = [id(weight) for weight in matrices]
-    others = [each for each in model.parameters() if id(each) not in taken]
-    return Muon(matrices, others, **{"lr": 0.01, **settings})
-
-
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 40), (2, 64, 7)])
 def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, int, int]) -> None:
     given = _random(*shape)
@@ -36,8 +29,8 @@ def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, int, i
     u, values, v = torch.linalg.svd(given, full_matrices=False)
     seen = torch.linalg.svdvals(found)
     assert float(values.max() / values.min()) > 1.2  # the control: they were apart
-    assert float(seen.min()) > 0.65
-    assert float(seen.max()) < 1.25
+    assert float(seen.min()) > 0.68
+    assert float(seen.max()) < 1.21
     # In the given one's own directions it is diagonal.
     within = u.mT @ found @ v.mT
     apart = within - torch.diag_embed(within.diagonal(dim1=1, dim2=2))
@@ -64,17 +57,21 @@ def test_a_matrix_of_zeros_stays_one() -> None:
     assert torch.equal(orthogonal(torch.zeros(1, 3, 4)), torch.zeros(1, 3, 4))
 
 
+@pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6)])
-def test_a_matrix_steps_as_pytorchs_muon_in_adamws_scale(shape: tuple[int, int]) -> None:
+def test_a_matrix_steps_as_pytorchs_muon_in_adamws_scale(
+    shape: tuple[int, int], nesterov: bool
+) -> None:
     own, other = nn.Linear(*shape, bias=False), nn.Linear(*shape, bias=False)
     other.load_state_dict(own.state_dict())
     start = own.weight.detach().clone()
-    _steps(_split(own, weight_decay=0.3, momentum=0.8), own)
+    _steps(Muon(own, lr=0.01, weight_decay=0.3, momentum=0.8, nesterov=nesterov), own)
     theirs = optim.Muon(
         other.parameters(),
         lr=0.01,
         weight_decay=0.3,
         momentum=0.8,
+        nesterov=nesterov,
         adjust_lr_fn="match_rms_adamw",
     )
     _steps(theirs, other)
@@ -85,7 +82,7 @@ def test_a_matrix_steps_as_pytorchs_muon_in_adamws_scale(shape: tuple[int, int])
 def test_what_is_no_matrix_steps_exactly_as_adamw() -> None:
     own = nn.Sequential(nn.BatchNorm2d(3), nn.Embedding(4, 3))
     other = copy.deepcopy(own)
-    _steps(_split(own, weight_decay=0.3), own)
+    _steps(Muon(own, lr=0.01, weight_decay=0.3), own)
     _steps(optim.AdamW(other.parameters(), lr=0.01, weight_decay=0.3, fused=True), other)
     for mine, theirs in zip(own.parameters(), other.parameters(), strict=True):
         assert torch.equal(mine, theirs)
@@ -96,7 +93,7 @@ def test_a_convolution_steps_as_the_matrix_of_its_filters() -> None:
     matrix.weight.data = filters.weight.detach().flatten(1).clone()
     last = copy.deepcopy(filters).to(memory_format=torch.channels_last)
     for model in (filters, matrix, last):
-        optimizer = _split(model, weight_decay=0.3)
+        optimizer = Muon(model, lr=0.01, weight_decay=0.3)
         (weight,) = model.parameters()
         for step in range(3):
             gradient = _random(8, 3, 3, 3, seed=step)
@@ -110,8 +107,8 @@ def test_a_convolution_steps_as_the_matrix_of_its_filters() -> None:
 def test_matrices_of_one_shape_step_as_each_alone() -> None:
     both = nn.Sequential(nn.Linear(4, 6, bias=False), nn.Linear(4, 6, bias=False))
     alone = copy.deepcopy(both)
-    _steps(_split(both), both)
-    optimizers = [_split(layer) for layer in alone]
+    _steps(Muon(both, lr=0.01), both)
+    optimizers = [Muon(layer, lr=0.01) for layer in alone]
     for step in range(4):
         for number, (layer, optimizer) in enumerate(zip(alone, optimizers, strict=True)):
             layer.weight.grad = _random(6, 4, seed=100 * step + number)
@@ -123,15 +120,15 @@ def test_matrices_of_one_shape_step_as_each_alone() -> None:
 def test_matrices_of_one_shape_and_two_number_formats_keep_theirs() -> None:
     model = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(3, 2, bias=False).double())
     alone = copy.deepcopy(model[0])
-    _steps(_split(model), model)
-    _steps(_split(alone), alone)
+    _steps(Muon(model, lr=0.01), model)
+    _steps(Muon(alone, lr=0.01), alone)
     assert [weight.dtype for weight in model.parameters()] == [torch.float32, torch.float64]
     assert torch.equal(next(model.parameters()), next(alone.parameters()))
 
 
 def test_a_copy_steps_too() -> None:
     model = nn.Linear(3, 2)
-    optimizer = copy.deepcopy(_split(model))
+    optimizer = copy.deepcopy(Muon(model, lr=0.01))
     assert optimizer.found_inf is None
     optimizer.step()
 
@@ -146,18 +143,12 @@ def test_looking_for_matrices_changes_nothing() -> None:
 def test_weights_without_a_gradient_stay() -> None:
     model = nn.Linear(3, 2)
     before = copy.deepcopy(model.state_dict())
-    _split(model, weight_decay=0.5).step()
+    Muon(model, lr=0.01, weight_decay=0.5).step()
     torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
 
 
-def _tied() -> nn.Module:
-    model = nn.ModuleDict({"table": nn.Embedding(5, 3), "head": nn.Linear(3, 5)})
-    model["head"].weight = model["table"].weight
-    return model
-
-
-def _tied_bag() -> nn.Module:
-    model = nn.ModuleDict({"table": nn.EmbeddingBag(5, 3), "head": nn.Linear(3, 5)})
+def _tied(kind: type[nn.Embedding | nn.EmbeddingBag]) -> nn.Module:
+    model = nn.ModuleDict({"table": kind(5, 3), "head": nn.Linear(3, 5)})
     model["head"].weight = model["table"].weight
     return model
 
@@ -174,8 +165,8 @@ def _twice() -> nn.Module:
         (lambda: nn.Conv1d(3, 5, 2), [[5, 3, 2]]),
         (lambda: nn.ConvTranspose2d(3, 5, 2), [[3, 5, 2, 2]]),
         (_twice, [[5, 3]]),
-        (_tied, []),
-        (_tied_bag, []),
+        (lambda: _tied(nn.Embedding), []),
+        (lambda: _tied(nn.EmbeddingBag), []),
         (lambda: nn.Embedding(5, 3), []),
         (lambda: nn.ParameterList([torch.zeros(5, 3)]), []),
         (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 5)), []),
@@ -190,4 +181,4 @@ def test_matrices_are_the_weights_of_layers_that_multiply(
 
 def test_a_closure_is_refused_and_not_ignored() -> None:
     with pytest.raises(TypeError, match="takes no closure"):
-        _split(nn.Linear(3, 2)).step(lambda: 0.0)
+        Muon(nn.Linear(3, 2), lr=0.01).step(lambda: 0.0)

@@ -48,18 +48,22 @@ def test_sgd_takes_momentum_and_nesterov() -> None:
 def test_muon_has_the_matrices_that_are_trained_and_adamw_the_rest() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2), nn.Linear(2, 2))
     model[3].weight.requires_grad_(False)
-    config = _config(optimizer="muon", momentum=0.8, lr=0.5, weight_decay=0.1)
+    config = _config(optimizer="muon", momentum=0.8, nesterov=False, lr=0.5, weight_decay=0.1)
     matrices, rest = build_optimizer(model, config).param_groups
     assert [list(weight.shape) for weight in matrices["params"]] == [[4, 3, 3, 3], [2, 4]]
     assert [list(weight.shape) for weight in rest["params"]] == [[4], [4], [4], [2], [2]]
-    assert matrices["momentum"] == 0.8
+    assert (matrices["momentum"], matrices["nesterov"]) == (0.8, False)
     assert {(group["lr"], group["weight_decay"]) for group in (matrices, rest)} == {(0.5, 0.1)}
 
 
-@pytest.mark.parametrize(("name", "momentum"), [("sgd", 0.9), ("muon", 0.95)])
-def test_momentum_that_is_not_given_is_the_usual(name: str, momentum: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "momentum", "nesterov"), [("sgd", 0.9, False), ("muon", 0.95, True)]
+)
+def test_momentum_that_is_not_given_is_the_usual(
+    name: str, momentum: float, nesterov: bool
+) -> None:
     group = build_optimizer(nn.Linear(2, 2), _config(optimizer=name)).param_groups[0]
-    assert group["momentum"] == momentum
+    assert (group["momentum"], group["nesterov"]) == (momentum, nesterov)
 
 
 def test_muon_without_a_matrix_is_adamw_alone() -> None:
